@@ -1,0 +1,65 @@
+"""Image files of any kind to RGB, or one clear reason why not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+
+class UnreadableImage(Exception):
+    """A file that cannot be decoded as an image; `path` and a one-line `reason`."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def decode_rgb(path: str | Path) -> Image.Image:
+    """Decode a file to an RGB image, fully loaded, the file closed.
+
+    Grey, CMYK and palette images are converted by Pillow; 16-bit grey keeps its upper eight bits, whatever
+    Pillow's version does with it; transparent pixels are laid over white, where ImageFolder would show
+    whatever colour the file stores beneath them. EXIF orientation is ignored, as ImageFolder does: the
+    published numbers are without it.
+
+    Raises:
+        UnreadableImage: whatever went wrong.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            image = Image.open(file)
+            image.load()
+            return _to_rgb(image)
+    except FileNotFoundError:
+        raise UnreadableImage(path, "no such file (a dangling link?)") from None
+    except OSError as error:
+        raise UnreadableImage(path, _reason(path, error)) from error
+    except Exception as error:  # decoders raise nearly anything on a damaged file
+        raise UnreadableImage(path, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _reason(path: Path, error: OSError) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image" if os.path.getsize(path) else "empty file"
+    return error.strerror or " ".join(str(error).split())
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,202 @@
+"""Image folders to lists of (path, label): `<root>/<split>/<class>/**`, and tiny-imagenet's own layout.
+
+As torchvision's ImageFolder reads them: classes are the sorted folder names, images lie at any depth below.
+Departures: names that begin with a dot are ignored (`.ipynb_checkpoints` is no class), and links count as
+images by their name alone, so that a dangling one is found and reported when it is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgc.data.specs import dataset_spec
+from cgc.errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_EVAL_FOLDERS = ("val", "test")
+_ANNOTATIONS = "val_annotations.txt"  # tiny-imagenet's own layout
+
+
+class PathTable:
+    """Many paths in two NumPy arrays: one run of bytes, and where each path begins.
+
+    A list of 1.28 million strings would be copied page by page into every forked worker, because reading a
+    Python object writes its reference count; arrays are shared.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self._offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=self._offsets[1:])
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        return self._bytes.nbytes + self._offsets.nbytes
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"path {index} of {len(self)}")
+        index %= len(self)
+        return os.fsdecode(self._bytes[self._offsets[index] : self._offsets[index + 1]].tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class ImageList:
+    """Labelled images below `root`. `paths` are relative to it; `labels` (n,) int64 index `classes`."""
+
+    paths: PathTable
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    root: Path
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> Path:
+        return self.root / self.paths[index]
+
+
+def open_split(
+    root: str | Path,
+    split: str,
+    *,
+    dataset: str | None = None,
+    classes: Sequence[str] | None = None,
+) -> ImageList:
+    """List the images of `<root>/train` or of the held-out split, `<root>/val` or else `<root>/test`.
+
+    Args:
+        split: "train" or "val".
+        dataset: a name of `DATASETS`: its number of classes is checked and its held-out folder is used.
+        classes: classes that the folder must have (those of the training split); labels follow their order.
+
+    Raises:
+        InputError: missing or empty folder, class without images, classes other than `classes`, a number of
+            classes other than the dataset's, an unknown dataset.
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
+    spec = None if dataset is None else dataset_spec(dataset)
+    folder_names = ("train",) if split == "train" else spec.eval_folders if spec else _EVAL_FOLDERS
+    folder = _split_folder(Path(root), folder_names)
+    images = _tiny_imagenet_val(folder, classes) if _is_tiny_imagenet_val(folder) else _scan(folder, classes)
+    if spec is not None and len(images.classes) != spec.num_classes:
+        raise InputError(
+            f"{folder}: {len(images.classes)} classes, but the dataset {spec.name} has {spec.num_classes}"
+        )
+    return images
+
+
+def _split_folder(root: Path, names: Sequence[str]) -> Path:
+    if not root.is_dir():
+        raise InputError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise InputError(f"{root}: has no folder {' or '.join(repr(name) for name in names)}")
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}") from error
+
+
+def _scan(folder: Path, classes: Sequence[str] | None) -> ImageList:
+    found = [entry.name for entry in _entries(folder) if entry.is_dir()]
+    if not found:
+        raise InputError(f"{folder}: no class folders in it (expected {folder}/<class>/<image>)")
+    ordered = _checked_classes(folder, found, classes)
+    paths: list[str] = []
+    counts = []
+    for name in ordered:
+        before = len(paths)
+        paths.extend(_images_below(os.fspath(folder), name, set()))
+        counts.append(len(paths) - before)
+    empty = [name for name, count in zip(ordered, counts, strict=True) if not count]
+    if empty:
+        raise InputError(f"{folder}: no images in {_first_few(empty, 'class folder')}")
+    return ImageList(PathTable(paths), np.repeat(np.arange(len(counts)), counts), ordered, folder)
+
+
+def _images_below(root: str, relative: str, linked: set[str]) -> Iterator[str]:
+    """Images of one folder in order of name, then those of its folders; paths relative to `root`.
+
+    The type of an entry comes from the directory itself; only links that might be folders are followed.
+    """
+    subfolders = []
+    for entry in _entries(os.path.join(root, relative)):
+        path = f"{relative}/{entry.name}"
+        is_link = entry.is_symlink()
+        if entry.name.lower().endswith(IMAGE_SUFFIXES) and (is_link or entry.is_file(follow_symlinks=False)):
+            yield path
+        elif is_link and entry.is_dir():
+            target = os.path.realpath(entry.path)
+            if target not in linked:  # a link to a folder above would never end
+                linked.add(target)
+                subfolders.append(path)
+        elif not is_link and entry.is_dir(follow_symlinks=False):
+            subfolders.append(path)
+    for path in subfolders:
+        yield from _images_below(root, path, linked)
+
+
+def _checked_classes(where: Path, found: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """`wanted`, or `found` where nothing is wanted; InputError where the two differ."""
+    if wanted is None:
+        return tuple(found)
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if not missing and not extra:
+        return tuple(wanted)
+    differences = []
+    if missing:
+        differences.append(f"lacks {_first_few(missing, 'class')}")
+    if extra:
+        differences.append(f"has {_first_few(extra, 'class')} more")
+    raise InputError(f"{where}: its classes differ from the training classes: {', '.join(differences)}")
+
+
+def _first_few(names: Sequence[str], noun: str) -> str:
+    if len(names) == 1:
+        return f"the {noun} {names[0]}"
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{len(names)} {plural} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+
+
+def _is_tiny_imagenet_val(folder: Path) -> bool:
+    """True where `images/` is the only folder beside the annotations (some sort the files by class)."""
+    if not (folder / _ANNOTATIONS).is_file():
+        return False
+    return [entry.name for entry in _entries(folder) if entry.is_dir()] == ["images"]
+
+
+def _tiny_imagenet_val(folder: Path, classes: Sequence[str] | None) -> ImageList:
+    """Labels from `val_annotations.txt` (name, class, box; separated by tabs); files lie in `images/`."""
+    table = folder / _ANNOTATIONS
+    try:
+        lines = table.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{table}: {error}") from error
+    rows = [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not rows:
+        raise InputError(f"{table}: lists no images")
+    for number, fields in rows:
+        if len(fields) < 2:
+            raise InputError(f"{table}: line {number}: expected a file name and a class")
+    ordered = _checked_classes(folder, sorted({fields[1] for _, fields in rows}), classes)
+    label_of = {name: label for label, name in enumerate(ordered)}
+    rows.sort(key=lambda row: row[1][0])
+    labels = np.array([label_of[fields[1]] for _, fields in rows], dtype=np.int64)
+    return ImageList(PathTable([f"images/{fields[0]}" for _, fields in rows]), labels, ordered, folder)

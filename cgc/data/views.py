@@ -1,0 +1,280 @@
+"""From an image file to the uint8 views of METHODS 3, in batches.
+
+A worker decodes an image once and makes the `xe` view (random crop and flip of the original) and the `query`
+view (shorter side to R, central S×S crop), each with one fused crop-and-resize of the decoded image. All
+randomness of an item comes from its own seed, which the sampler derives from (run seed, epoch, index), so
+batches do not depend on the number of workers, and no global random state is read or moved.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cgc.data.decode import UnreadableImage, decode_rgb
+from cgc.data.folders import ImageList
+from cgc.data.presets import resize_size
+from cgc.errors import InputError
+from cgc.spatial import crop_parameters
+
+__all__ = [
+    "MAX_UNREADABLE_IN_A_ROW",
+    "Batch",
+    "EvalViews",
+    "Sample",
+    "SeededSampler",
+    "TrainViews",
+    "UnreadableImage",
+    "ViewLoader",
+    "decode_rgb",
+    "make_loader",
+    "mix_seed",
+    "query_view",
+    "random_view",
+]
+
+# So many unreadable images one after the other mean that the folder is broken, not an image.
+MAX_UNREADABLE_IN_A_ROW = 32
+
+_WORD = (1 << 64) - 1
+
+
+class Sample(NamedTuple):
+    """One item. Views are (S, S, 3) uint8, as Pillow lays them out; `used` is the image really read."""
+
+    xe: Tensor | None
+    query: Tensor
+    label: int
+    used: int
+    unreadable: tuple[str, ...]
+
+
+class Batch(NamedTuple):
+    """N items. The views have channels_last strides; `unreadable` has one "path: reason" per failed read."""
+
+    xe: Tensor | None  # (N, 3, S, S) uint8; None from EvalViews
+    query: Tensor  # (N, 3, S, S) uint8
+    labels: Tensor  # (N,) int64
+    indices: Tensor  # (N,) int64
+    unreadable: list[str]
+
+
+def query_view(image: Image.Image, size: int, resize: int) -> Image.Image:
+    """Resize(resize) then CenterCrop(size), as one resize of the part that the crop keeps.
+
+    Equal to torchvision's two steps, but that Pillow stores the box in single precision: now and then a pixel
+    is rounded the other way, by one grey level (by two in rare pixels of pure noise).
+    """
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    resized_long = int(resize * long / short)  # torchvision cuts off here, and rounds the offset below
+    resized_w, resized_h = (resize, resized_long) if width <= height else (resized_long, resize)
+    left, top = round((resized_w - size) / 2), round((resized_h - size) / 2)
+    scale_w, scale_h = width / resized_w, height / resized_h
+    # Rounding must not carry the box past the image, which Pillow refuses.
+    right, bottom = min((left + size) * scale_w, width), min((top + size) * scale_h, height)
+    box = (left * scale_w, top * scale_h, right, bottom)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def random_view(image: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
+    """RandomResizedCrop(size) with torchvision's default ranges, then a flip in half of the cases.
+
+    At its border the crop is filtered with the pixels just outside of it, where torchvision, which cuts
+    first, does without them.
+    """
+    width, height = image.size
+    drawn = crop_parameters(1, height, width, generator=generator)
+    top, left, h, w = (int(value) for value in drawn)
+    view = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
+    if torch.rand((), generator=generator) < 0.5:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return view
+
+
+class EvalViews(Dataset[Sample]):
+    """`query` views only. Items are addressed by (index, seed); the seed is not used.
+
+    An unreadable image is replaced by the next one of the list that can be read, with that one's label.
+
+    Raises:
+        InputError: from an item, after `MAX_UNREADABLE_IN_A_ROW` unreadable images in a row.
+        ValueError: `resize`, by default `resize_size(image_size)`, is smaller than `image_size`.
+    """
+
+    def __init__(self, images: ImageList, image_size: int, resize: int | None = None) -> None:
+        self.images = images
+        self.image_size = image_size
+        self.resize = resize_size(image_size) if resize is None else resize
+        if image_size < 1 or self.resize < image_size:
+            raise ValueError(f"cannot crop {image_size} px from images resized to {self.resize} px")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        index, seed = item
+        unreadable: list[str] = []
+        for offset in range(min(len(self), MAX_UNREADABLE_IN_A_ROW)):
+            used = (index + offset) % len(self)
+            try:
+                image = decode_rgb(self.images.path(used))
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+                continue
+            xe, query = self._views(image, seed)
+            return Sample(xe, query, int(self.images.labels[used]), used, tuple(unreadable))
+        raise InputError(f"{len(unreadable)} unreadable images in a row, the first: {unreadable[0]}")
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[Sample] | InputError:
+        """A batch for the loader; an InputError is handed on as a value, see `ViewLoader`."""
+        try:
+            return [self[item] for item in items]
+        except InputError as error:
+            return error
+
+    def _views(self, image: Image.Image, seed: int) -> tuple[Tensor | None, Tensor]:
+        return None, _to_tensor(query_view(image, self.image_size, self.resize))
+
+
+class TrainViews(EvalViews):
+    """`xe` and `query` views; an item's crop and flip are those of its seed."""
+
+    def _views(self, image: Image.Image, seed: int) -> tuple[Tensor | None, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        xe = _to_tensor(random_view(image, self.image_size, generator))
+        return xe, _to_tensor(query_view(image, self.image_size, self.resize))
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image))
+
+
+def mix_seed(*words: int) -> int:
+    """A 63-bit seed from integers: each is added to the state, which then passes SplitMix64's finaliser.
+
+    The same on every platform and version, unlike `hash`. Neighbouring inputs give unrelated seeds, also in
+    the lower 32 bits, which are all that torch's CPU generator uses.
+
+    >>> mix_seed(0, 0, 1) != mix_seed(0, 1, 0) != mix_seed(1, 0, 0)
+    True
+    """
+    state = 0
+    for word in words:
+        state = (state + word + 0x9E3779B97F4A7C15) & _WORD
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _WORD
+        state ^= state >> 31
+    return state >> 1
+
+
+class SeededSampler(Sampler[tuple[int, int]]):
+    """Yields (index, item seed), where the item seed is `mix_seed(seed, epoch, index)`.
+
+    The order of an epoch is a permutation seeded by (seed, epoch), or 0..n-1 without `shuffle`. `start` items
+    of the current epoch are skipped, so a run stopped inside an epoch goes on with the batches it had left.
+    """
+
+    def __init__(self, length: int, *, seed: int = 0, shuffle: bool = True, start: int = 0) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.set_epoch(0, start=start)
+
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        if not 0 <= start <= self.length:
+            raise ValueError(f"cannot skip {start} of {self.length} items")
+        self.epoch = epoch
+        self.start = start
+
+    def __len__(self) -> int:
+        return self.length - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        seed, epoch = self.seed, self.epoch
+        if self.shuffle:
+            # -1 is no item's index, so the order's seed is no item's seed.
+            generator = torch.Generator().manual_seed(mix_seed(seed, epoch, -1))
+            order = torch.randperm(self.length, generator=generator)
+        else:
+            order = torch.arange(self.length)
+        for first in range(self.start, self.length, 4096):  # a list of the whole epoch would be large
+            for index in order[first : first + 4096].tolist():
+                yield index, mix_seed(seed, epoch, index)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    message: str
+
+
+def _collate(samples: list[Sample] | InputError) -> Batch | _Failure:
+    if isinstance(samples, InputError):
+        return _Failure(str(samples))
+    xe = [sample.xe for sample in samples if sample.xe is not None]
+    return Batch(
+        torch.stack(xe).permute(0, 3, 1, 2) if xe else None,
+        torch.stack([sample.query for sample in samples]).permute(0, 3, 1, 2),
+        torch.tensor([sample.label for sample in samples]),
+        torch.tensor([sample.used for sample in samples]),
+        [line for sample in samples for line in sample.unreadable],
+    )
+
+
+class ViewLoader(DataLoader[Sample]):
+    """A DataLoader of `Batch` that raises an InputError of its workers as it is.
+
+    The DataLoader would wrap it in another message with the worker's traceback; here it travels as a batch.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base class promises its own iterator
+        failure = None
+        for batch in super().__iter__():
+            if isinstance(batch, _Failure):
+                failure = batch
+                break
+            yield batch
+        if failure is not None:
+            # Let go of the workers first: an exception that holds on to them would keep them waiting.
+            self._iterator = None
+            raise InputError(failure.message)
+
+
+def _start_worker(worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process decides when its workers stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)  # the workers are the parallelism
+
+
+def make_loader(
+    dataset: EvalViews,
+    sampler: SeededSampler,
+    *,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool = False,
+    persistent_workers: bool | None = None,
+) -> ViewLoader:
+    """Batches of `dataset` in the sampler's order; the short last one is kept.
+
+    `persistent_workers` (default: whenever there are workers) keeps them between epochs.
+    """
+    return ViewLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0 if persistent_workers is None else persistent_workers and workers > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else every epoch would draw from the global one
+    )
