@@ -1,0 +1,82 @@
+"""What the commands share: argument types, argument groups, and the way they end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cgc.errors import InputError, RunError
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie in [0, 1)")
+    return value
+
+
+def add_data_options(parser: argparse.ArgumentParser, *, batch_size: int) -> None:
+    """``data``, ``-a``, ``-j``, ``-b``: as every published script spells them."""
+    parser.add_argument("data", type=Path, help="dataset folder")
+    parser.add_argument("-a", "--arch", help="architecture, e.g. resnet50")
+    parser.add_argument(
+        "-j", "--workers", type=non_negative_int, default=4, help="loader processes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-b",
+        "--batch-size",
+        type=positive_int,
+        default=batch_size,
+        help="images per batch, over all GPUs (default: %(default)s)",
+    )
+
+
+def run_command(run: Callable[[], int]) -> int:
+    """Run a command; what the user can mend becomes one line on stderr and a status, not a traceback.
+
+    2 for input that cannot be used, 1 for a run that failed, 130 for an interrupt. Bugs keep their traceback.
+    """
+    try:
+        return run()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1

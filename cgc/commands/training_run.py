@@ -1,0 +1,253 @@
+"""From options to a run: data, model, method, loop, records."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cgc.commands.train import TrainOptions
+from cgc.data.folders import open_split
+from cgc.data.presets import normalise
+from cgc.data.views import EvalViews, SeededSampler, TrainViews, ViewLoader, make_loader
+from cgc.engine.checkpoint import CheckpointFolder
+from cgc.engine.loop import LoopOptions, Progress, Trainer
+from cgc.engine.optim import make_optimizer, make_schedule
+from cgc.engine.records import RunRecorder
+from cgc.engine.runtime import StopRequest, in_parallel, pick_device
+from cgc.engine.validation import validate
+from cgc.errors import InputError
+from cgc.gradcam import GradCAMModel
+from cgc.methods import BaselineMethod, CGCMethod
+from cgc.methods.validation import ValidationStep
+from cgc.models.backbones import build_backbone
+from cgc.models.checkpoint_layouts import Checkpoint, load_weights, read_checkpoint, released_state_dict
+from cgc.report.overlays import panel_row
+
+_DEFAULT_ARCH = "resnet50"
+_PANEL_IMAGES = 8
+
+
+class TrainingRun:
+    """Everything of one command, set up so that what can be wrong is found before the first step."""
+
+    def __init__(self, options: TrainOptions) -> None:
+        self.options = options
+        self.device = pick_device(options.device, options.gpu)
+        self.checkpoint = read_checkpoint(options.resume) if options.resume else None
+        self.arch = options.arch or (self.checkpoint.arch if self.checkpoint else None) or _DEFAULT_ARCH
+        train = open_split(options.data, "train", dataset=options.dataset)
+        val = open_split(options.data, "val", dataset=options.dataset, classes=train.classes)
+        self.classes = train.classes
+        pin = self.device.type == "cuda"
+        try:
+            self.train_views = TrainViews(train, options.image_size, options.resize_size)
+            val_views = EvalViews(val, options.image_size, options.resize_size)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self.val_loader = make_loader(
+            val_views,
+            SeededSampler(len(val), shuffle=False),
+            batch_size=options.batch_size,
+            workers=options.workers,
+            pin_memory=pin,
+        )
+        self.train_loader: ViewLoader = make_loader(
+            self.train_views,
+            SeededSampler(len(train), seed=options.seed),
+            batch_size=options.batch_size,
+            workers=options.workers,
+            pin_memory=pin,
+        )
+        self.model = self._build_model()
+        self.validation = in_parallel(ValidationStep(self.model), self.device)
+
+    def _build_model(self) -> GradCAMModel:
+        options = self.options
+        torch.manual_seed(options.seed)
+        backbone = build_backbone(
+            self.arch, len(self.classes), pretrained=options.pretrained and self.checkpoint is None
+        )
+        if self.checkpoint is not None:
+            said = load_weights(backbone, self.checkpoint, new_head=options.new_head)
+            print(said, file=sys.stderr)
+            self._check_classes(self.checkpoint)
+        try:
+            model = GradCAMModel(backbone).to(self.device)
+        except ValueError as error:
+            raise InputError(f"{self.arch}: {error}") from error
+        except RuntimeError as error:
+            raise InputError(f"{self.arch} cannot run: {str(error).splitlines()[0]}") from error
+        if options.compile:
+            model.compile_trunk()
+        return model
+
+    def _check_classes(self, checkpoint: Checkpoint) -> None:
+        """The same number of classes is not the same classes."""
+        theirs = checkpoint.extra.get("classes")
+        if theirs is not None and list(theirs) != list(self.classes) and not self.options.new_head:
+            raise InputError(
+                f"{checkpoint.path} was trained on other classes ({theirs[0]}, …) than {self.options.data} has "
+                f"({self.classes[0]}, …); --new-head starts with a fresh classifier"
+            )
+
+    def validate_only(self) -> int:
+        if self.checkpoint is None and not self.options.pretrained:
+            raise InputError("-e needs a model: --resume FILE or --pretrained")
+        figures, unreadable = self._validate()
+        for name, value in figures.items():
+            print(f"{name} {value:.4f}")
+        name_unreadable(unreadable)
+        return 0
+
+    def _validate(self) -> tuple[dict[str, float], list[str]]:
+        return validate(
+            self.validation,
+            self.val_loader,
+            self.device,
+            image_size=self.options.image_size,
+            temperature=self.options.temperature,
+            amp=self.options.amp,
+            strict=self.options.strict,
+        )
+
+    def train(self) -> int:
+        options, stop = self.options, StopRequest()
+        save_dir = options.save_dir or Path("runs") / f"{options.method}-{self.arch}-seed{options.seed}"
+        folder = CheckpointFolder(save_dir, options.keep)
+        folder.claim()
+        continued = self._continued()
+        if continued is None:
+            folder.refuse_if_used()
+        trainer = self._trainer(folder)
+        if continued is not None:
+            trainer.resume(continued)
+        else:
+            trainer.start_at(options.start_epoch)
+        recorder = RunRecorder(
+            save_dir,
+            options.log_dir or save_dir / "tensorboard",
+            {**asdict(options), "arch": self.arch, "classes": list(self.classes)},
+            first_epoch=trainer.progress.epoch,
+            panels=self._panels,
+        )
+        try:
+            with stop.listening():
+                progress = trainer.fit(stop, recorder)
+        finally:
+            recorder.close()
+        completed = progress.epoch >= options.epochs
+        recorder.result(self._result(progress, recorder.rows[-1] if recorder.rows else {}, completed))
+        name_unreadable(progress.unreadable)
+        if completed:
+            return 0
+        print(f"stopped; to continue: the same command with --resume {folder.latest}", file=sys.stderr)
+        return stop.exit_status
+
+    def _continued(self) -> Mapping[str, Any] | None:
+        """The checkpoint's state of training, unless the file or the options mean weights to start from."""
+        if self.checkpoint is None or self.options.new_head or "optimizer" not in self.checkpoint.extra:
+            return None
+        return self.checkpoint.extra
+
+    def _trainer(self, folder: CheckpointFolder) -> Trainer:
+        options = self.options
+        method = self._method()
+        optimizer = make_optimizer(
+            self.model, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+        )
+        steps = math.ceil(len(self.train_views) / options.batch_size)
+        schedule = make_schedule(options.schedule, optimizer, epochs=options.epochs, steps_per_epoch=steps)
+
+        def set_weight(share: float) -> None:
+            if isinstance(method, CGCMethod):
+                method.weight = options.weight * share
+
+        return Trainer(
+            in_parallel(method, self.device),
+            self.model,
+            optimizer,
+            schedule,
+            self.train_loader,
+            self.device,
+            LoopOptions(
+                epochs=options.epochs,
+                seed=options.seed,
+                image_size=options.image_size,
+                print_freq=options.print_freq,
+                amp=options.amp,
+                clip_grad_norm=options.clip_grad_norm or None,
+                strict=options.strict,
+                warmup_steps=options.lambda_warmup * steps,
+            ),
+            folder=folder,
+            state=self._state,
+            validate=lambda: self._validate()[0],
+            set_weight=set_weight,
+        )
+
+    def _method(self) -> nn.Module:
+        options = self.options
+        if options.method == "baseline":
+            return BaselineMethod(self.model)
+        return CGCMethod(
+            self.model,
+            weight=options.weight,
+            temperature=options.temperature,
+            anchor=options.anchor,
+            consistency="l2" if options.method == "l2" else "contrastive",
+            floor=options.map_floor,
+        )
+
+    def _state(self) -> dict[str, Any]:
+        """The parts of a checkpoint that do not belong to the loop, in the released layout."""
+        return {
+            "arch": self.arch,
+            "state_dict": released_state_dict(self.model.backbone),
+            "classes": list(self.classes),
+            "options": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()},
+        }
+
+    def _panels(self) -> NDArray[Any]:
+        """Heatmaps of a few validation images for their predicted classes."""
+        views = self.val_loader.dataset
+        assert isinstance(views, EvalViews)
+        indices = np.linspace(0, len(views) - 1, min(_PANEL_IMAGES, len(views))).astype(int)
+        samples = [views[(int(i), 0)] for i in indices]
+        images = torch.stack([s.query for s in samples]).permute(0, 3, 1, 2)
+        was_training = self.model.training
+        self.model.eval()
+        logits, maps = self.model.explain(normalise(images.to(self.device)))
+        self.model.train(was_training)
+        captions = [self.classes[k] for k in logits.argmax(1).tolist()]
+        return panel_row(images, maps.cpu(), captions)
+
+    def _result(self, progress: Progress, last: Mapping[str, Any], completed: bool) -> dict[str, Any]:
+        return {
+            "method": self.options.method,
+            "arch": self.arch,
+            "completed": completed,
+            "best_acc1": progress.best_acc1,
+            **last,
+            "epoch": progress.epoch,
+            "seconds": progress.seconds,
+            "unreadable_images": progress.unreadable,
+        }
+
+
+def name_unreadable(lines: Sequence[str], most: int = 20) -> None:
+    """Say at the end which images could not be read."""
+    if lines:
+        print(f"{len(lines)} unreadable images were replaced by their neighbours:", file=sys.stderr)
+        for line in lines[:most]:
+            print(f"  {line}", file=sys.stderr)
+        if len(lines) > most:
+            print(f"  … and {len(lines) - most} more, all in result.json", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What runs a method: devices, optimizers, the training loop, checkpoints and records."""

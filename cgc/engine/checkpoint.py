@@ -1,0 +1,99 @@
+"""Writing checkpoints in the released format so that none is ever half written, and taking one up again."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cgc.errors import InputError, RunError
+
+_NAME = re.compile(r"checkpoint_\d{3,}(_step\d+)?\.pth\.tar")
+
+
+class CheckpointFolder:
+    """The checkpoints of one run: ``checkpoint_NNN.pth.tar`` after NNN epochs, and ``model_best.pth.tar``.
+
+    Files are written beside their place and renamed into it. Of the checkpoints that this process wrote, the last
+    ``keep`` stay (0: all of them).
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._written: list[Path] = []
+
+    def claim(self) -> None:
+        """Create the folder for a new run.
+
+        Raises InputError if it cannot be written to, or holds the checkpoints of another run.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(f"cannot write to {self.folder}: {error.strerror}") from error
+
+    def refuse_if_used(self) -> None:
+        """Raise InputError if checkpoints are there that a new run would mix with its own."""
+        found = sorted(p for p in self.folder.glob("*.pth.tar") if _NAME.fullmatch(p.name))
+        if found:
+            raise InputError(
+                f"{self.folder} already holds {found[-1].name}; continue with --resume {found[-1]} "
+                "or choose another --save_dir"
+            )
+
+    @property
+    def latest(self) -> Path | None:
+        """The last checkpoint written by this process."""
+        return self._written[-1] if self._written else None
+
+    def save(self, content: Mapping[str, Any], epoch: int, step: int, *, best: bool = False) -> Path:
+        """Write a checkpoint after ``epoch`` whole epochs and ``step`` steps of the next one.
+
+        Raises RunError if it cannot be written; what was there before is still there.
+        """
+        path = self.folder / f"checkpoint_{epoch:03d}{f'_step{step:06d}' if step else ''}.pth.tar"
+        try:
+            _write(path, lambda partial: torch.save(dict(content), partial))
+            if best:
+                _write(self.folder / "model_best.pth.tar", lambda partial: shutil.copyfile(path, partial))
+        except (OSError, RuntimeError) as error:
+            raise RunError(f"could not write {path}: {error}; earlier checkpoints are intact") from error
+        if path in self._written:
+            self._written.remove(path)
+        self._written.append(path)
+        while self.keep and len(self._written) > self.keep:
+            self._written.pop(0).unlink(missing_ok=True)
+        return path
+
+
+def _write(path: Path, write: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def random_state() -> dict[str, Any]:
+    """torch's random states; nothing in this project draws from another generator."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Inverse of :func:`random_state`; GPUs that are no longer there are left out."""
+    torch.set_rng_state(state["cpu"])
+    for device, cuda in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(cuda, device)

@@ -1,0 +1,309 @@
+"""The training loop: epochs of steps, validation, records, checkpoints; stoppable and resumable at any step.
+
+A step is a method module (see :mod:`cgc.methods`): uint8 views, labels and packed transforms in, per-sample tensors
+out.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+
+from cgc.data.views import Batch, SeededSampler, ViewLoader, mix_seed
+from cgc.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
+from cgc.engine.records import RunRecorder
+from cgc.engine.runtime import Precision, StopRequest, autocast
+from cgc.errors import InputError, RunError
+from cgc.spatial import SpatialTransform
+
+_TRANSFORMS = 1  # stream of mix_seed: apart from those of order and items, which end in -1 and an index
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """What the loop itself needs to know."""
+
+    epochs: int
+    seed: int
+    image_size: int
+    print_freq: int
+    amp: Precision = "off"
+    clip_grad_norm: float | None = None
+    strict: bool = False
+    warmup_steps: int = 0  # steps over which λ rises to its value
+
+
+@dataclass
+class Progress:
+    """Where a run is: whole epochs, steps of the next one, what that one has added up so far."""
+
+    epoch: int = 0
+    step: int = 0
+    best_acc1: float = -1.0
+    seconds: float = 0.0
+    unreadable: list[str] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+class Sums:
+    """Totals kept on the device, so that a step need not wait for them; read once per report."""
+
+    def __init__(self, device: torch.device, start: Mapping[str, float]) -> None:
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._device = device
+        self._totals = {k: torch.tensor(v, dtype=self._dtype, device=device) for k, v in start.items()}
+
+    def add(self, name: str, value: Tensor) -> None:
+        value = value.detach().sum(dtype=self._dtype)
+        self._totals[name] = self._totals[name] + value if name in self._totals else value
+
+    def raise_to(self, name: str, value: Tensor) -> None:
+        value = value.detach().to(self._dtype)
+        self._totals[name] = torch.maximum(self._totals[name], value) if name in self._totals else value
+
+    def read(self) -> dict[str, float]:
+        """All totals, with one copy from the device."""
+        if not self._totals:
+            return {}
+        return dict(zip(self._totals, torch.stack(list(self._totals.values())).tolist(), strict=True))
+
+
+class Trainer:
+    """Runs a method over a loader.
+
+    ``method`` is the module to call (DataParallel-wrapped or not) and ``model`` what it trains; ``state`` gives the
+    parts of a checkpoint that are not the loop's (weights, arch, classes), ``validate`` a dict of figures with
+    ``val_top1`` in percent, ``set_weight`` sets λ to a share of its value for the warm-up.
+    """
+
+    def __init__(
+        self,
+        method: nn.Module,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: LRScheduler,
+        loader: ViewLoader,
+        device: torch.device,
+        options: LoopOptions,
+        *,
+        folder: CheckpointFolder,
+        state: Callable[[], dict[str, Any]],
+        validate: Callable[[], dict[str, float]],
+        set_weight: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        assert isinstance(loader.sampler, SeededSampler)
+        assert loader.batch_size is not None
+        self.method, self.model, self.optimizer, self.schedule = method, model, optimizer, schedule
+        self.loader, self.sampler, self.batch_size = loader, loader.sampler, loader.batch_size
+        self.device, self.options = device, options
+        self.folder = folder
+        self.recorder: RunRecorder | None = None
+        self.state, self.validate, self.set_weight = state, validate, set_weight
+        self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
+        self.progress = Progress()
+        self.steps_per_epoch = math.ceil(self.sampler.length / self.batch_size)
+        autocast(device, options.amp)  # refuses a precision that is not there
+
+    def fit(self, stop: StopRequest, recorder: RunRecorder | None = None) -> Progress:
+        """Train to the end, or until ``stop``; either way the last checkpoint holds the returned progress.
+
+        Raises RunError if the loss is not finite any more; InputError for an unreadable image under ``strict``.
+        """
+        self.recorder = recorder
+        while self.progress.epoch < self.options.epochs and not stop:
+            started = time.perf_counter()
+            sums = self._train_epoch(stop)
+            self.progress.seconds += time.perf_counter() - started
+            if self.progress.step < self.steps_per_epoch:
+                self.progress.sums = sums.read()
+                self._check_finite(_means(self.progress.sums))
+                self._save(best=False)
+                break
+            self._finish_epoch(sums.read())
+        return self.progress
+
+    def _train_epoch(self, stop: StopRequest) -> Sums:
+        """The steps of the current epoch that are not done yet."""
+        progress, options = self.progress, self.options
+        self.sampler.set_epoch(
+            progress.epoch, start=min(progress.step * self.batch_size, self.sampler.length)
+        )
+        sums = Sums(self.device, progress.sums)
+        self.method.train()
+        total = self.steps_per_epoch
+        title = f"epoch {progress.epoch + 1}/{options.epochs}"
+        with tqdm(total=total, initial=progress.step, desc=title, unit="step", mininterval=0.5) as bar:
+            for batch in self._batches():
+                self._step(batch, sums)
+                progress.step += 1
+                bar.update()
+                if progress.step % options.print_freq == 0 or progress.step == total:
+                    self._report(bar, sums.read())
+                if stop:
+                    break
+        return sums
+
+    def _batches(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            if batch.unreadable:
+                if self.options.strict:
+                    raise InputError(f"unreadable image (--strict): {batch.unreadable[0]}")
+                self.progress.unreadable += [
+                    line for line in batch.unreadable if line not in self.progress.unreadable
+                ]
+            yield batch
+
+    def _step(self, batch: Batch, sums: Sums) -> None:
+        options, progress = self.options, self.progress
+        n = len(batch.labels)
+        seed = mix_seed(options.seed, progress.epoch, progress.step, _TRANSFORMS)
+        generator = torch.Generator().manual_seed(seed)
+        transform = SpatialTransform.sample(n, options.image_size, generator=generator)
+        self._warm_up()
+        assert batch.xe is not None
+        tensors = (batch.xe, batch.query, batch.labels, transform.pack())
+        xe, query, labels, packed = (t.to(self.device, non_blocking=True) for t in tensors)
+        with autocast(self.device, options.amp):
+            outputs = self.method(xe, query, labels, packed)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(outputs["loss"].mean()).backward()
+        self.scaler.unscale_(self.optimizer)
+        limit = math.inf if options.clip_grad_norm is None else options.clip_grad_norm
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self._add_up(sums, outputs, labels, norm)
+
+    def _warm_up(self) -> None:
+        done = self.progress.epoch * self.steps_per_epoch + self.progress.step
+        if self.options.warmup_steps:
+            self.set_weight(min(1.0, (done + 1) / self.options.warmup_steps))
+
+    def _add_up(self, sums: Sums, outputs: Mapping[str, Tensor], labels: Tensor, norm: Tensor) -> None:
+        for name, value in outputs.items():
+            if name != "logits":
+                sums.add(name, value)
+        sums.add("top1", outputs["logits"].argmax(dim=1) == labels)
+        sums.add("samples", torch.ones_like(labels))
+        sums.add("steps", torch.ones((), device=norm.device))
+        sums.add("grad_norm", norm)
+        sums.raise_to("grad_norm_max", norm)
+        if self.options.clip_grad_norm is not None:
+            sums.add("clipped", norm > self.options.clip_grad_norm)
+
+    def _report(self, bar: Any, totals: Mapping[str, float]) -> None:
+        """Refresh the bar, log the step, and stop a run whose loss is no number."""
+        means = _means(totals)
+        self._check_finite(means)
+        rate = bar.format_dict["rate"] or 0.0
+        bar.set_postfix_str(
+            f"loss {means['loss']:.3f}, "
+            + (f"consistency {means['consistency']:.3f}, " if "consistency" in means else "")
+            + f"top-1 {means['top1']:.1f}, {rate * self.batch_size:.0f} images/s"
+        )
+        step = self.progress.epoch * self.steps_per_epoch + self.progress.step
+        if self.recorder is not None:
+            self.recorder.step(step, {**means, "lr": float(self.schedule.get_last_lr()[0])})
+
+    def _check_finite(self, means: Mapping[str, float]) -> None:
+        # With fp16 a single step may overflow: the scaler skips it, the loss itself stays finite.
+        if not math.isfinite(means["loss"]):
+            raise RunError(
+                f"the loss became {means['loss']} in epoch {self.progress.epoch + 1}; the checkpoints in "
+                f"{self.folder.folder} are from before. A lower --lr or --clip-grad-norm may help."
+            )
+
+    def _finish_epoch(self, totals: Mapping[str, float]) -> None:
+        progress = self.progress
+        means = _means(totals)
+        self._check_finite(means)
+        started = time.perf_counter()
+        figures = self.validate()
+        progress.seconds += time.perf_counter() - started
+        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
+        best = figures["val_top1"] > progress.best_acc1
+        progress.best_acc1 = max(progress.best_acc1, figures["val_top1"])
+        row = {
+            "epoch": progress.epoch,
+            "lr": float(self.schedule.get_last_lr()[0]),
+            **{f"train_{name}": value for name, value in means.items()},
+            **figures,
+            "seconds": round(progress.seconds, 2),
+            "unreadable": len(progress.unreadable),
+        }
+        self._save(best=best)
+        if self.recorder is not None:
+            self.recorder.epoch(row)
+        tqdm.write(_line(row))
+
+    def _save(self, *, best: bool) -> None:
+        progress = self.progress
+        content = {
+            "epoch": progress.epoch,
+            "best_acc1": progress.best_acc1,
+            **self.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random_state": random_state(),
+            "progress": {**vars(progress)},
+        }
+        self.folder.save(content, progress.epoch, progress.step, best=best)
+
+    def resume(self, extra: Mapping[str, Any]) -> None:
+        """Take up optimizer, schedule, random states and progress of a checkpoint (weights are loaded elsewhere).
+
+        A file from the released code has no schedule: it is advanced to the file's epoch.
+        """
+        self.optimizer.load_state_dict(extra["optimizer"])
+        if "progress" in extra:
+            self.progress = Progress(**extra["progress"])
+            self.schedule.load_state_dict(extra["schedule"])
+            self.scaler.load_state_dict(extra["scaler"])
+            restore_random_state(extra["random_state"])
+        else:
+            self.progress = Progress(int(extra["epoch"]), best_acc1=float(extra.get("best_acc1", -1)))
+            self._advance_schedule(self.progress.epoch)
+
+    def start_at(self, epoch: int) -> None:
+        """Count epochs, and advance the schedule, from ``epoch`` on (``--start-epoch``)."""
+        self.progress.epoch = epoch
+        self._advance_schedule(epoch)
+
+    def _advance_schedule(self, epochs: int) -> None:
+        for _ in range(epochs * self.steps_per_epoch):
+            self.schedule.step()
+
+
+def _means(totals: Mapping[str, float]) -> dict[str, float]:
+    """Means over samples or steps; ``top1``, ``near_zero`` and ``clipped`` in percent."""
+    samples, steps = max(totals["samples"], 1), max(totals["steps"], 1)
+    means: dict[str, float] = {}
+    for name, total in totals.items():
+        if name in ("grad_norm", "clipped"):
+            means[name] = total / steps
+        elif name == "grad_norm_max":
+            means[name] = total
+        elif name not in ("samples", "steps"):
+            means[name] = total / samples
+    for name in ("top1", "near_zero", "clipped"):
+        if name in means:
+            means[name] *= 100
+    return means
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    parts = [
+        f"{name} {value:.4g}" for name, value in row.items() if isinstance(value, float) and name != "lr"
+    ]
+    return f"epoch {row['epoch']}: " + ", ".join(parts)

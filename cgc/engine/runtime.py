@@ -1,0 +1,85 @@
+"""Devices, precision, and being asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from types import FrameType
+from typing import Literal
+
+import torch
+from torch import nn
+
+from cgc.errors import InputError
+
+Precision = Literal["off", "bf16", "fp16"]
+
+
+def pick_device(name: str | None, gpu: int | None = None) -> torch.device:
+    """The device that ``--device`` names; by default the GPU if there is one (``gpu`` picks which), else the CPU.
+
+    Raises InputError for a device that this machine does not have.
+    """
+    if name is None:
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if gpu is None else f"cuda:{gpu}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def in_parallel(module: nn.Module, device: torch.device) -> nn.Module:
+    """DataParallel over all visible GPUs where several are there and none was picked, else the module itself."""
+    if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
+        return nn.DataParallel(module)
+    return module
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Mixed precision for the forward pass; "off" is float32 throughout.
+
+    Raises InputError where the device lacks the precision.
+    """
+    if precision == "off":
+        return contextlib.nullcontext()
+    if precision == "fp16" and device.type != "cuda":
+        raise InputError("--amp fp16 needs a CUDA device; use --amp bf16 on the CPU")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InputError("this GPU has no bfloat16; use --amp fp16")
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+class StopRequest:
+    """Set by the first SIGINT or SIGTERM, so that the step in progress can be finished; the second one interrupts."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_status(self) -> int:
+        """128 + the signal's number, as shells and schedulers expect."""
+        return 128 + self.signal if self.signal is not None else 0
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+        print(f"\n{self.signal.name}: finishing the step, then saving", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Handle the signals inside the ``with`` block; the previous handlers come back after it."""
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -1,0 +1,86 @@
+"""Top-1 accuracy and consistency of a model on held-out images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cgc.data.views import ViewLoader, mix_seed
+from cgc.engine.runtime import Precision, autocast
+from cgc.errors import InputError
+from cgc.metrics.consistency import consistency
+from cgc.spatial import SpatialTransform
+
+_SEED = 0  # of the augmented views and the negatives: the same for every model, run and epoch
+
+
+@torch.no_grad()
+def validate(
+    step: nn.Module,
+    loader: ViewLoader,
+    device: torch.device,
+    *,
+    image_size: int,
+    temperature: float,
+    amp: Precision = "off",
+    strict: bool = False,
+) -> tuple[dict[str, float], list[str]]:
+    """Figures of one pass: ``val_top1`` and ``val_top5`` in percent, ``val_consistency`` (the CGC loss against 63
+    negatives) and ``val_cosine`` (mean cosine of the two masks, 1 is best); and the unreadable images.
+
+    ``step`` maps uint8 queries and packed transforms to logits and the two heatmaps
+    (:class:`cgc.methods.validation.ValidationStep`). The augmented view of an image depends on its index alone. Images
+    that stand in for unreadable ones are counted once. Modes are left as they were found.
+    """
+    modes = [(module, module.training) for module in step.modules()]
+    step.eval()
+    unreadable: list[str] = []
+    seen: set[int] = set()
+    queries: list[Tensor] = []
+    augmented: list[Tensor] = []
+    packed: list[Tensor] = []
+    ranks: list[Tensor] = []
+    for batch in loader:
+        unreadable += batch.unreadable
+        if strict and unreadable:
+            raise InputError(f"unreadable image (--strict): {unreadable[0]}")
+        first = [i not in seen and not seen.add(i) for i in batch.indices.tolist()]  # type: ignore[func-returns-value]
+        transform_N5 = _transforms(batch.indices, image_size)
+        with autocast(device, amp):
+            outputs = step(
+                batch.query.to(device, non_blocking=True), transform_N5.to(device, non_blocking=True)
+            )
+        keep = torch.tensor(first)
+        packed.append(transform_N5[keep])
+        ranks.append(_ranks(outputs["logits"].float().cpu(), batch.labels)[keep])
+        queries.append(outputs["query_maps"].float().cpu()[keep])
+        augmented.append(outputs["augmented_maps"].float().cpu()[keep])
+    for module, training in modes:
+        module.training = training
+    transform = SpatialTransform.unpack(torch.cat(packed), image_size)
+    agreement = consistency(
+        torch.cat(queries), torch.cat(augmented), transform, temperature=temperature, seed=_SEED
+    )
+    rank_N = torch.cat(ranks)
+    figures = {
+        "val_top1": 100 * float((rank_N < 1).double().mean()),
+        "val_top5": 100 * float((rank_N < 5).double().mean()),
+        "val_consistency": float(agreement.loss_N.mean()),
+        "val_cosine": float(agreement.cosine_N.mean()),
+    }
+    return figures, unreadable
+
+
+def _transforms(indices_N: Tensor, size: int) -> Tensor:
+    """One packed transform (5,) for each index."""
+    rows = [
+        SpatialTransform.sample(1, size, generator=torch.Generator().manual_seed(mix_seed(_SEED, i))).pack()
+        for i in indices_N.tolist()
+    ]
+    return torch.cat(rows)
+
+
+def _ranks(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
+    """How many classes score higher than the label's, which counts as last among equals."""
+    own_N1 = logits_NK.gather(1, labels_N[:, None])
+    return (logits_NK >= own_N1).sum(dim=1) - 1
