@@ -1,0 +1,143 @@
+"""The localisation evaluator from its command line: numbers, files, and one clear line for bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from cgc.commands import evaluate_energy
+from cgc.commands.evaluate_energy import main
+from cgc.models.backbones import build_backbone
+from cgc.models.loading import load_model
+from tests.data.boxed_fixture import scored_folder
+from tests.engine.test_localisation import looks_left
+
+
+class LooksLeft(nn.Module):
+    def explain(self, images, target=None, *, weighting="elementwise"):
+        return looks_left(images, target)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return scored_folder(tmp_path / "data")
+
+
+@pytest.fixture
+def arguments(folder, tmp_path):
+    backbone = build_backbone("resnet_tiny", 2)
+    weights = {f"module.{name}": value for name, value in backbone.state_dict().items()}
+    content = {"epoch": 1, "arch": "resnet_tiny", "state_dict": weights, "best_acc1": 0.0, "optimizer": {}}
+    torch.save(content, tmp_path / "model.pth.tar")
+    return [str(folder), "--resume", str(tmp_path / "model.pth.tar"), "--classes", str(folder / "names.txt"),
+            "--input_resize", "64", "-j", "0", "--device", "cpu"]  # fmt: skip
+
+
+def test_numbers_and_files(monkeypatch, folder, arguments, tmp_path, capsys):
+    monkeypatch.setattr(evaluate_energy, "load_model", lambda *_, **__: LooksLeft())
+    out = tmp_path / "new" / "scores.json"
+    assert main([*arguments, "--out", str(out), "--save-overlays", "2"]) == 0
+    shown = capsys.readouterr().out
+    lines = {line.split("  ")[0]: line.split() for line in shown.splitlines() if line}
+    assert lines["top-1"][-2:] == ["40.00", "5"]
+    assert lines["Content Heatmap"][-4:-2] == ["34.38", "37.75"]
+    assert lines["Pointing Game"][-4:] == ["50.00", "50.00", "25.00", "3"]
+    assert lines["Stochastic PG (exact)"][-4] == "35.92"
+    for text in ("pointing tolerance: 3 px", "zero maps: 1 (left out)", "skipped: 3", "1 clipped", "f.xml"):
+        assert text in shown
+    content = json.loads(out.read_text())
+    assert content["scores"]["ch"]["model"] == pytest.approx(0.3438, abs=1e-6)
+    assert content["counted"] == {"ch": 4, "pg": 3, "spg": 4}
+    assert set(content["skipped"]) == {"malformed annotation", "no annotation", "unreadable image"}
+    with out.with_suffix(".csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [f"val/{name}.JPEG" for name in ("a one box", "b", "c", "d", "e")]
+    assert [row["class"] for row in rows] == ["cat", "cat", "wild dog", "wild dog", "wild dog"]
+    assert [row["pg"] for row in rows] == ["1", "1", "", "", "0"]
+    assert rows[3]["ch"] == ""
+    assert float(rows[0]["ch"]) == pytest.approx(0.875, abs=1e-6)
+    pictures = sorted(out.with_name("scores_overlays").iterdir())
+    assert [picture.name for picture in pictures] == ["000000_a one box.png", "000004_e.png"]
+    assert np.asarray(Image.open(pictures[0])).shape[:2] == (338, 644)
+
+
+def test_a_real_checkpoint_runs_and_options_matter(arguments, tmp_path):
+    scores = {}
+    for extra in ([], ["--tolerance", "40"], ["--zero-maps", "uniform", "--weighting", "channel", "-b", "1"]):
+        out = tmp_path / "scores.json"
+        assert main([*arguments, *extra, "--out", str(out)]) == 0
+        scores[" ".join(extra)] = json.loads(out.read_text())
+    plain, wide = scores[""], scores["--tolerance 40"]
+    assert plain["tolerance_px"] == [3]
+    assert wide["tolerance_px"] == [40]
+    assert wide["scores"]["spg"]["uniform"] > plain["scores"]["spg"]["uniform"]
+    assert wide["scores"]["ch"] == plain["scores"]["ch"]
+
+
+def test_the_model_is_left_as_it_was(monkeypatch, arguments):
+    kept = []
+
+    def keep(*args, **kwargs):
+        model = load_model(*args, **kwargs).train()
+        kept.append((model, {name: value.clone() for name, value in model.state_dict().items()}))
+        return model
+
+    monkeypatch.setattr(evaluate_energy, "load_model", keep)
+    assert main(arguments) == 0
+    [(model, before)] = kept
+    assert all(module.training for module in model.modules())
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert before.keys() == after.keys()
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({0: "nowhere"}, "nowhere: no such folder"),
+        ({2: "missing.pth.tar"}, "missing.pth.tar"),
+        ({4: "names.missing"}, "names.missing"),
+        ({10: "warp"}, "device 'warp'"),
+        ({11: "--out", 12: "scores.csv"}, "must end in .json"),
+        ({11: "--dataset", 12: "cub"}, "2 classes, but cub has 200"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, change, text, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    positions = dict(enumerate(arguments)) | change
+    assert main([positions[i] for i in sorted(positions)]) == 2
+    message = capsys.readouterr().err.strip()
+    assert text in message
+    assert "\n" not in message
+
+
+def test_no_readable_image_is_status_2(arguments, folder, capsys):
+    for image in (folder / "val").iterdir():
+        image.write_bytes(b"gone")
+    assert main(arguments) == 2
+    assert "no image can be scored (1 × malformed annotation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [["-b", "0"], ["--tolerance", "-1"], ["--weighting", "other"], ["-j", "x"]]
+)
+def test_bad_options_are_refused(arguments, option):
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, *option])
+    assert stop.value.code == 2
+
+
+def test_the_root_script_is_this_command():
+    script = Path(__file__).parents[2] / "evaluate_gradcam_energy_inside_bbox.py"
+    contents = runpy.run_path(str(script))
+    assert contents["main"] is main
+    assert "python evaluate_gradcam_energy_inside_bbox.py DATA -a resnet50" in contents["__doc__"]
