@@ -11,6 +11,7 @@ from typing import Any
 from cgc.data.boxes import BoxedImages
 from cgc.engine.localisation import MAPS, METRICS, ImageScore, Summary
 from cgc.metrics.pointing_game import EVALUATED_SIDE, SMALL_SIDE, TOLERANCE
+from cgc.report.text import aligned
 
 _TITLES = {"ch": "Content Heatmap", "pg": "Pointing Game", "spg": "Stochastic PG (exact)"}
 _MAP_TITLES = {"model": "model", "uniform": "uniform", "gaussian": "centre-Gaussian"}
@@ -19,19 +20,12 @@ _NAMED = 10  # skipped files that are listed on the screen, per reason; the JSON
 
 def table(summary: Summary) -> str:
     """Scores in per cent, the model's beside those of maps that know nothing of the image."""
-    rows = [("score (%)", *_MAP_TITLES.values(), "images")]
+    rows: list[tuple[str, ...]] = [("score (%)", *_MAP_TITLES.values(), "images")]
     rows.append(("top-1", _percent(summary.top1), "", "", str(summary.images)))
     for metric in METRICS:
         values = (_percent(summary.values[metric][name]) for name in MAPS)
         rows.append((_TITLES[metric], *values, str(summary.counted[metric])))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return aligned(rows)
 
 
 def notes(summary: Summary, found: BoxedImages, scores: Sequence[ImageScore], zero_maps: str) -> list[str]:

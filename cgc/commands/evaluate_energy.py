@@ -5,9 +5,7 @@ checkpoint.
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,10 +17,12 @@ import torch
 from torch import Tensor
 
 from cgc.commands import energy_report
+from cgc.commands.options import non_negative_int, positive_float, positive_int, run_command
 from cgc.data.boxes import BoxedImages, open_boxes
 from cgc.data.decode import decode_rgb
 from cgc.data.specs import DATASETS
 from cgc.engine.localisation import Evaluation, ImageScore, evaluate_localisation, evaluating, summarise
+from cgc.engine.runtime import pick_device
 from cgc.errors import InputError, RunError
 from cgc.metrics.pointing_game import EVALUATED_SIDE, SMALL_SIDE, TOLERANCE
 from cgc.models.loading import load_model
@@ -43,7 +43,7 @@ class Options:
     resume: Path | None
     dataset: str | None
     input_resize: int
-    device: str
+    device: str | None
     num_gpus: int | None
     classes: Path | None
     weighting: Literal["elementwise", "channel"]
@@ -58,12 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stderr).
     """
     options = Options(**vars(build_parser().parse_args(argv)))
-    try:
-        run(options)
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    return 0
+    return run_command(lambda: run(options))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,51 +70,45 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("data", type=Path, help="val/ with annotation/ (VOC XML), or tiny-imagenet or CUB as distributed")
     add("-a", "--arch", help="architecture; may be left out if the checkpoint names it")
-    add("-j", "--workers", type=_at_least(0), default=4, metavar="N", help="loading processes (4)")
-    add("-b", "--batch-size", type=_at_least(1), default=16, metavar="N", help="images of one size (16)")
+    add("-j", "--workers", type=non_negative_int, default=4, metavar="N", help="loading processes (4)")
+    add("-b", "--batch-size", type=positive_int, default=16, metavar="N", help="images of one size (16)")
     add("--pretrained", action="store_true", help="torchvision's ImageNet weights")
     add("--resume", type=Path, metavar="FILE", help="checkpoint to score")
     add("--dataset", choices=sorted(DATASETS), help="expect this dataset's folders and number of classes")
     resize = "shorter side of the images, no crop (448)"
-    add("--input_resize", "--input-resize", type=_at_least(8), default=448, metavar="PX", help=resize)
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (auto)")
-    add("-g", "--num-gpus", type=_at_least(0), metavar="N", help="0: CPU; one GPU is used otherwise")
+    add("--input_resize", "--input-resize", type=positive_int, default=448, metavar="PX", help=resize)
+    add("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    add("-g", "--num-gpus", type=non_negative_int, metavar="N", help="0: CPU; one GPU is used otherwise")
     listing = "training folder or text file with the class names in order (DATA/train, else ImageNet's)"
     add("--classes", type=Path, metavar="PATH", help=listing)
     add("--weighting", choices=("elementwise", "channel"), default="elementwise", help="kind of Grad-CAM")
     add("--out", type=Path, metavar="FILE.json", help="summary; one CSV row per image beside it")
     small = f"{TOLERANCE:g} · side / {EVALUATED_SIDE} where the shorter side is below {SMALL_SIDE}"
-    add("--tolerance", type=_positive, metavar="PX", help=f"of the pointing games ({TOLERANCE:g}; {small})")
+    add(
+        "--tolerance",
+        type=positive_float,
+        metavar="PX",
+        help=f"of the pointing games ({TOLERANCE:g}; {small})",
+    )
     add("--zero-maps", choices=("skip", "uniform"), default="skip", help="images whose map is all zero")
-    add("--save-overlays", type=_at_least(0), default=0, metavar="N", help="PNGs of N images, evenly spread")
+    add(
+        "--save-overlays",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="PNGs of N images, evenly spread",
+    )
     return parser
 
 
-def _at_least(low: int) -> Callable[[str], int]:
-    def whole_number(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value} is below {low}")
-        return value
-
-    return whole_number
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def run(options: Options) -> None:
+def run(options: Options) -> int:
     """Evaluate, print, write.
 
     Raises:
         InputError: data, classes, checkpoint, device or output path cannot be used.
         RunError: not one image could be scored, or a result could not be written.
     """
-    device = _device(options)
+    device = pick_device("cpu" if options.num_gpus == 0 else options.device)
     overlays = _overlay_folder(options)
     _check_output(options.out)
     found = open_boxes(options.data, classes=options.classes, dataset=options.dataset)
@@ -140,6 +129,7 @@ def run(options: Options) -> None:
             progress=True,
         )
     _report(options, found, result, device)
+    return 0
 
 
 def _report(options: Options, found: BoxedImages, result: Evaluation, device: torch.device) -> None:
@@ -167,18 +157,6 @@ def _report(options: Options, found: BoxedImages, result: Evaluation, device: to
         print(f"written: {options.out} and {rows}")
     if options.save_overlays:
         print(f"overlays: {_overlay_folder(options)}")
-
-
-def _device(options: Options) -> torch.device:
-    name = "cpu" if options.num_gpus == 0 else options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _check_output(out: Path | None) -> None:
@@ -227,7 +205,3 @@ def _overlay_writer(
         panel.save(folder / f"{row.index:06d}_{image.path.stem}.png")
 
     return draw
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -81,7 +81,8 @@ class TrainingRun:
             print(said, file=sys.stderr)
             self._check_classes(self.checkpoint)
         try:
-            model = GradCAMModel(backbone).to(self.device)
+            # Channels last is what the views come in, and what convolutions are fastest with, on CPU and GPU.
+            model = GradCAMModel(backbone).to(self.device).to(memory_format=torch.channels_last)
         except ValueError as error:
             raise InputError(f"{self.arch}: {error}") from error
         except RuntimeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -108,8 +108,52 @@ def panel_row(
         image = image.resize(
             (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
         )
-        column = Image.new("RGB", (image.width, 2 * image.height + _GAP), "white")
-        column.paste(image, (0, 0))
-        column.paste(heatmap_overlay(image, map_hw), (0, image.height + _GAP))
-        columns.append(_in_a_row([column], caption))
+        columns.append(_in_a_row([_stacked([image, heatmap_overlay(image, map_hw)])], caption))
     return np.asarray(_in_a_row(columns, ""))
+
+
+def comparison_picture(
+    images: Sequence[Image.Image],
+    boxes: Sequence[npt.ArrayLike],
+    maps: Mapping[str, Sequence[Tensor]],
+    captions: Sequence[str],
+    *,
+    side: int = 150,
+    per_row: int = 6,
+) -> Image.Image:
+    """Columns of image, then one heatmap per name of ``maps``, all with their boxes; ``per_row`` columns side by side.
+
+    ``maps[name]`` holds one (h, w) map per image. The names stand at the left of their rows.
+    """
+    bands = []
+    for first in range(0, len(images), per_row):
+        columns = []
+        for i in range(first, min(first + per_row, len(images))):
+            scale = side / min(images[i].size)
+            size = (round(images[i].width * scale), round(images[i].height * scale))
+            plain = images[i].convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            tiles = [plain, *(heatmap_overlay(plain, each[i]) for each in maps.values())]
+            columns.append(
+                _in_a_row([_stacked([draw_boxes(t, boxes[i], scale) for t in tiles])], captions[i])
+            )
+        bands.append(_in_a_row([_row_titles(["image", *maps], side), *columns], ""))
+    return _stacked(bands)
+
+
+def _row_titles(titles: Sequence[str], side: int) -> Image.Image:
+    font = ImageFont.load_default()
+    width = 12 + round(max(font.getlength(title) for title in titles))
+    picture = Image.new("RGB", (width, len(titles) * (side + _GAP)), "white")
+    for i, title in enumerate(titles):
+        ImageDraw.Draw(picture).text((4, i * (side + _GAP) + side // 2), title, fill="black", font=font)
+    return picture
+
+
+def _stacked(images: Sequence[Image.Image]) -> Image.Image:
+    height = sum(image.height for image in images) + _GAP * (len(images) - 1)
+    picture = Image.new("RGB", (max(image.width for image in images), height), "white")
+    top = 0
+    for image in images:
+        picture.paste(image, (0, top))
+        top += image.height + _GAP
+    return picture

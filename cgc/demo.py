@@ -1,0 +1,162 @@
+"""``python -m cgc demo``: from nothing to a table and a picture, offline.
+
+Draws a small dataset whose backgrounds tempt (:mod:`cgc.data.shapes`), trains a baseline and CGC from the same initial
+weights, and shows where both look on images that neither has seen. Nothing here but the commands that users have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cgc.commands import train
+from cgc.commands.options import non_negative_int, positive_int, run_command
+from cgc.data.boxes import BoxedImages, open_boxes
+from cgc.data.decode import decode_rgb
+from cgc.data.shapes import write_shapes
+from cgc.engine.localisation import ImageScore, Summary, evaluate_localisation, evaluating, summarise
+from cgc.engine.records import write_json
+from cgc.errors import InputError, RunError
+from cgc.models.loading import load_model
+from cgc.report.overlays import comparison_picture
+from cgc.report.text import aligned
+
+METHODS = ("baseline", "cgc")
+SIZE = 64
+SHOWN = 12
+_RECIPE = ["-a", "resnet_tiny", "--image-size", str(SIZE), "--resize-size", str(SIZE), "-b", "32", "-j", "0"]
+_RECIPE += ["--schedule", "onecycle", "--lr", "0.1", "--wd", "5e-4"]
+
+
+@dataclass
+class Outcome:
+    """One trained model: what it scored, how long it took, and its maps of the images shown."""
+
+    summary: Summary
+    record: dict[str, Any]
+    maps: dict[int, Tensor] = field(default_factory=dict)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demonstration; exit status as every command's."""
+    parser = argparse.ArgumentParser(prog="python -m cgc demo", description=(__doc__ or "").split("\n\n")[1])
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (demo)")
+    parser.add_argument("--epochs", type=positive_int, default=20, help="of each training (20)")
+    parser.add_argument("--per-class", type=positive_int, default=200, help="training images per class (200)")
+    parser.add_argument("--held-out", type=positive_int, default=50, help="held-out images per class (50)")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="(0)")
+    parser.add_argument("--device", help="cpu, cuda, … (default: GPUs if there are any)")
+    options = parser.parse_args(argv)
+    return run_command(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    data = options.out / "data"
+    print(f"drawing {data}: six shapes, each on a background that gives it away in training …", flush=True)
+    write_shapes(
+        data, train_per_class=options.per_class, val_per_class=options.held_out, size=SIZE, seed=options.seed
+    )
+    runs = options.out / "runs"
+    shutil.rmtree(runs, ignore_errors=True)  # of an earlier demo: the dataset beside it is this command's
+    found = open_boxes(data / "eval", classes=data / "train")
+    step = max(1, len(found.images) // SHOWN)
+    shown = list(range(0, len(found.images), step))[:SHOWN]
+    outcomes = {}
+    for method in METHODS:
+        print(f"training {method} for {options.epochs} epochs …", flush=True)
+        arguments = [str(data), *_RECIPE, "--method", method, "--epochs", str(options.epochs)]
+        arguments += ["--seed", str(options.seed), "--save_dir", str(runs / method)]
+        arguments += ["--device", options.device] if options.device else []
+        status = train.main(arguments)
+        if status:
+            raise RunError(f"training {method} ended with status {status}")
+        outcomes[method] = evaluate(found, runs / method, options.epochs, shown)
+    text = table(outcomes)
+    picture = options.out / "heatmaps.png"
+    draw(found, shown, outcomes, picture)
+    (options.out / "table.txt").write_text(text + "\n", encoding="utf-8")
+    write_json(options.out / "result.json", {m: _figures(o) for m, o in outcomes.items()})
+    print(f"\n{text}\n\npicture: {picture}")
+    return 0
+
+
+def evaluate(found: BoxedImages, run_folder: Path, epochs: int, shown: Sequence[int]) -> Outcome:
+    """Score the last checkpoint on the held-out images, keeping the maps of those to be shown."""
+    model = load_model(None, run_folder / f"checkpoint_{epochs:03d}.pth.tar", len(found.classes))
+    kept: dict[int, Tensor] = {}
+
+    def keep(row: ImageScore, map_hw: Tensor) -> None:
+        if row.index in shown:
+            kept[row.index] = map_hw
+
+    with evaluating(model):
+        result = evaluate_localisation(
+            model.explain, found.images, input_resize=SIZE, batch_size=50, on_map=keep
+        )
+    if not result.scores:
+        raise InputError(f"no held-out image of {found.layout} layout could be scored")
+    record = json.loads((run_folder / "result.json").read_text(encoding="utf-8"))
+    return Outcome(summarise(result.scores), record, kept)
+
+
+def table(outcomes: dict[str, Outcome]) -> str:
+    """One row per model, then the maps that know nothing, on the images that count for the last model."""
+    rows: list[tuple[str, ...]] = [
+        ("", "top-1", "CH", "SPG", "PG", "consistency", "cosine", "seconds", "zero maps")
+    ]
+    for method, outcome in outcomes.items():
+        figures = _figures(outcome)
+        scores = [_percent(figures[name]) for name in ("top1", "ch", "spg", "pg")]
+        agreement = [f"{figures['consistency_loss']:.3f}", f"{figures['cosine']:.3f}"]
+        rows.append((method, *scores, *agreement, f"{figures['seconds']:.0f}", str(figures["zero_maps"])))
+    for name, title in (("uniform", "uniform map"), ("gaussian", "centre Gaussian")):
+        values = list(outcomes.values())[-1].summary.values
+        scores = [_percent(values[metric][name]) for metric in ("ch", "spg", "pg")]
+        rows.append((title, "", *scores, "", "", "", ""))
+    images = list(outcomes.values())[-1].summary.images
+    return (
+        f"{aligned(rows)}\n{images} held-out images; top-1, CH, SPG, PG in %, higher is better; "
+        "consistency: CGC loss, lower is better; cosine: of the two maps, higher is better"
+    )
+
+
+def _figures(outcome: Outcome) -> dict[str, Any]:
+    summary, record = outcome.summary, outcome.record
+    return {
+        "top1": summary.top1,
+        **{metric: summary.values[metric]["model"] for metric in ("ch", "spg", "pg")},
+        "consistency_loss": record["val_consistency"],
+        "cosine": record["val_cosine"],
+        "seconds": record["seconds"],
+        "zero_maps": summary.zero_maps,
+        "images": summary.images,
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def draw(found: BoxedImages, shown: Sequence[int], outcomes: dict[str, Outcome], path: Path) -> None:
+    """A dozen held-out images, evenly spread over the list, under both models."""
+    images = [decode_rgb(found.images[i].path) for i in shown]
+    blank = torch.zeros(1, 1)
+    comparison_picture(
+        images,
+        [found.images[i].boxes for i in shown],
+        {method: [outcome.maps.get(i, blank) for i in shown] for method, outcome in outcomes.items()},
+        [found.classes[found.images[i].label] for i in shown],
+    ).save(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
