@@ -6,6 +6,7 @@ Importing this module makes the repository importable: ``python3 benchmarks/step
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import random
 import statistics
@@ -15,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the commands do, see cgc/commands/__init__.py
 
 import torch
 

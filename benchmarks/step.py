@@ -39,9 +39,13 @@ def steps(setting: Setting, device: str) -> dict[str, Callable[[], object]]:
     """The two training steps on one network, in the form the trainer runs them."""
     torch.manual_seed(0)
     model = GradCAMModel(build_backbone(setting.arch, 100)).to(device).train()
+    model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     shape = (setting.batch, 3, setting.side, setting.side)
-    xe, query = (torch.randint(256, shape, dtype=torch.uint8).to(device) for _ in range(2))
+    xe, query = (
+        torch.randint(256, shape, dtype=torch.uint8).to(device, memory_format=torch.channels_last)
+        for _ in range(2)
+    )
     labels = torch.randint(100, (setting.batch,)).to(device)
     packed = SpatialTransform.sample(setting.batch, setting.side).pack().to(device)
 

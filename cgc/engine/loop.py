@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -205,7 +206,7 @@ class Trainer:
         """Refresh the bar, log the step, and stop a run whose loss is no number."""
         means = _means(totals)
         self._check_finite(means)
-        rate = bar.format_dict["rate"] or 0.0
+        rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
         bar.set_postfix_str(
             f"loss {means['loss']:.3f}, "
             + (f"consistency {means['consistency']:.3f}, " if "consistency" in means else "")
@@ -216,10 +217,13 @@ class Trainer:
             self.recorder.step(step, {**means, "lr": float(self.schedule.get_last_lr()[0])})
 
     def _check_finite(self, means: Mapping[str, float]) -> None:
-        # With fp16 a single step may overflow: the scaler skips it, the loss itself stays finite.
-        if not math.isfinite(means["loss"]):
+        # A gradient that is no number has spoilt the weights, whatever the loss before it was. With fp16 a step may
+        # overflow: the scaler skips it.
+        watched = ("loss",) if self.options.amp == "fp16" else ("loss", "grad_norm")
+        bad = [name for name in watched if not math.isfinite(means[name])]
+        if bad:
             raise RunError(
-                f"the loss became {means['loss']} in epoch {self.progress.epoch + 1}; the checkpoints in "
+                f"the {bad[0]} became {means[bad[0]]} in epoch {self.progress.epoch + 1}; the checkpoints in "
                 f"{self.folder.folder} are from before. A lower --lr or --clip-grad-norm may help."
             )
 
@@ -263,15 +267,18 @@ class Trainer:
     def resume(self, extra: Mapping[str, Any]) -> None:
         """Take up optimizer, schedule, random states and progress of a checkpoint (weights are loaded elsewhere).
 
-        A file from the released code has no schedule: it is advanced to the file's epoch.
+        A file from the released code has no schedule. Its momentum and epoch are taken; learning rates are those of
+        this run's options, advanced to that epoch.
         """
-        self.optimizer.load_state_dict(extra["optimizer"])
         if "progress" in extra:
+            self.optimizer.load_state_dict(extra["optimizer"])
             self.progress = Progress(**extra["progress"])
             self.schedule.load_state_dict(extra["schedule"])
             self.scaler.load_state_dict(extra["scaler"])
             restore_random_state(extra["random_state"])
         else:
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": extra["optimizer"]["state"], "param_groups": groups})
             self.progress = Progress(int(extra["epoch"]), best_acc1=float(extra.get("best_acc1", -1)))
             self._advance_schedule(self.progress.epoch)
 
@@ -281,8 +288,10 @@ class Trainer:
         self._advance_schedule(epoch)
 
     def _advance_schedule(self, epochs: int) -> None:
-        for _ in range(epochs * self.steps_per_epoch):
-            self.schedule.step()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step")
+            for _ in range(epochs * self.steps_per_epoch):
+                self.schedule.step()
 
 
 def _means(totals: Mapping[str, float]) -> dict[str, float]:
