@@ -34,6 +34,18 @@ from cgc.report.overlays import panel_row
 
 _DEFAULT_ARCH = "resnet50"
 _PANEL_IMAGES = 8
+_MAY_CHANGE = {
+    "resume",
+    "data",
+    "save_dir",
+    "log_dir",
+    "workers",
+    "print_freq",
+    "evaluate",
+    "keep",
+    "device",
+    "gpu",
+}
 
 
 class TrainingRun:
@@ -130,6 +142,7 @@ class TrainingRun:
             folder.refuse_if_used()
         trainer = self._trainer(folder)
         if continued is not None:
+            self._say_what_changed(continued)
             trainer.resume(continued)
         else:
             trainer.start_at(options.start_epoch)
@@ -158,6 +171,16 @@ class TrainingRun:
         if self.checkpoint is None or self.options.new_head or "optimizer" not in self.checkpoint.extra:
             return None
         return self.checkpoint.extra
+
+    def _say_what_changed(self, continued: Mapping[str, Any]) -> None:
+        """A run is continued with this command's options; where they are not the checkpoint's, say so."""
+        before, now = continued.get("options", {}), self._plain_options()
+        for name in sorted(set(before) & set(now) - _MAY_CHANGE):
+            if before[name] != now[name]:
+                print(f"continuing with {name} {now[name]}; it was {before[name]}", file=sys.stderr)
+
+    def _plain_options(self) -> dict[str, Any]:
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()}
 
     def _trainer(self, folder: CheckpointFolder) -> Trainer:
         options = self.options
@@ -191,7 +214,7 @@ class TrainingRun:
             ),
             folder=folder,
             state=self._state,
-            validate=lambda: self._validate()[0],
+            validate=self._validate,
             set_weight=set_weight,
         )
 
@@ -214,7 +237,7 @@ class TrainingRun:
             "arch": self.arch,
             "state_dict": released_state_dict(self.model.backbone),
             "classes": list(self.classes),
-            "options": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()},
+            "options": self._plain_options(),
         }
 
     def _panels(self) -> NDArray[Any]:

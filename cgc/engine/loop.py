@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,8 @@ class Progress:
     seconds: float = 0.0
     unreadable: list[str] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
+    batch_size: int = 0
+    seed: int = 0
 
 
 class Sums:
@@ -82,8 +84,8 @@ class Trainer:
     """Runs a method over a loader.
 
     ``method`` is the module to call (DataParallel-wrapped or not) and ``model`` what it trains; ``state`` gives the
-    parts of a checkpoint that are not the loop's (weights, arch, classes), ``validate`` a dict of figures with
-    ``val_top1`` in percent, ``set_weight`` sets λ to a share of its value for the warm-up.
+    parts of a checkpoint that are not the loop's (weights, arch, classes), ``validate`` figures with
+    ``val_top1`` in percent and the unreadable images, ``set_weight`` sets λ to a share of its value for the warm-up.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class Trainer:
         *,
         folder: CheckpointFolder,
         state: Callable[[], dict[str, Any]],
-        validate: Callable[[], dict[str, float]],
+        validate: Callable[[], tuple[dict[str, float], list[str]]],
         set_weight: Callable[[float], None] = lambda share: None,
     ) -> None:
         assert isinstance(loader.sampler, SeededSampler)
@@ -158,10 +160,12 @@ class Trainer:
             if batch.unreadable:
                 if self.options.strict:
                     raise InputError(f"unreadable image (--strict): {batch.unreadable[0]}")
-                self.progress.unreadable += [
-                    line for line in batch.unreadable if line not in self.progress.unreadable
-                ]
+                self._note_unreadable(batch.unreadable)
             yield batch
+
+    def _note_unreadable(self, lines: Sequence[str]) -> None:
+        known = self.progress.unreadable
+        known += [line for line in dict.fromkeys(lines) if line not in known]
 
     def _step(self, batch: Batch, sums: Sums) -> None:
         options, progress = self.options, self.progress
@@ -232,7 +236,8 @@ class Trainer:
         means = _means(totals)
         self._check_finite(means)
         started = time.perf_counter()
-        figures = self.validate()
+        figures, unreadable = self.validate()
+        self._note_unreadable(unreadable)
         progress.seconds += time.perf_counter() - started
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
         best = figures["val_top1"] > progress.best_acc1
@@ -252,12 +257,12 @@ class Trainer:
 
     def _save(self, *, best: bool) -> None:
         progress = self.progress
+        progress.batch_size, progress.seed = self._order
         content = {
             "epoch": progress.epoch,
             "best_acc1": progress.best_acc1,
             **self.state(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random_state": random_state(),
             "progress": {**vars(progress)},
@@ -265,32 +270,46 @@ class Trainer:
         self.folder.save(content, progress.epoch, progress.step, best=best)
 
     def resume(self, extra: Mapping[str, Any]) -> None:
-        """Take up optimizer, schedule, random states and progress of a checkpoint (weights are loaded elsewhere).
+        """Take up momentum, progress and random states of a checkpoint (weights are loaded elsewhere).
 
-        A file from the released code has no schedule. Its momentum and epoch are taken; learning rates are those of
-        this run's options, advanced to that epoch.
+        Learning rates are those of this run's options at the file's position, so that epochs may be added and files of
+        the released code, which hold no schedule, continue as well; with unchanged options they are the very ones that
+        an uninterrupted run would use.
+
+        Raises InputError where the file's optimizer or position does not fit this run.
         """
-        if "progress" in extra:
-            self.optimizer.load_state_dict(extra["optimizer"])
-            self.progress = Progress(**extra["progress"])
-            self.schedule.load_state_dict(extra["schedule"])
-            self.scaler.load_state_dict(extra["scaler"])
-            restore_random_state(extra["random_state"])
-        else:
-            groups = self.optimizer.state_dict()["param_groups"]
+        groups = self.optimizer.state_dict()["param_groups"]
+        try:
             self.optimizer.load_state_dict({"state": extra["optimizer"]["state"], "param_groups": groups})
-            self.progress = Progress(int(extra["epoch"]), best_acc1=float(extra.get("best_acc1", -1)))
-            self._advance_schedule(self.progress.epoch)
+            if "progress" in extra:
+                self.progress = Progress(**extra["progress"])
+                self.scaler.load_state_dict(extra["scaler"])
+                restore_random_state(extra["random_state"])
+            else:
+                self.progress = Progress(int(extra["epoch"]), best_acc1=float(extra.get("best_acc1", -1)))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"the checkpoint's state of training cannot be taken up: {error!r}") from error
+        if self.progress.step and (self.progress.batch_size, self.progress.seed) != self._order:
+            raise InputError(
+                f"the checkpoint lies inside an epoch of batch size {self.progress.batch_size} and seed "
+                f"{self.progress.seed}; continue it with these, not with {self._order[0]} and {self._order[1]}"
+            )
+        self._advance_schedule()
 
     def start_at(self, epoch: int) -> None:
         """Count epochs, and advance the schedule, from ``epoch`` on (``--start-epoch``)."""
         self.progress.epoch = epoch
-        self._advance_schedule(epoch)
+        self._advance_schedule()
 
-    def _advance_schedule(self, epochs: int) -> None:
+    @property
+    def _order(self) -> tuple[int, int]:
+        """What the order of the images within an epoch depends on."""
+        return self.batch_size, self.options.seed
+
+    def _advance_schedule(self) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step")
-            for _ in range(epochs * self.steps_per_epoch):
+            for _ in range(self.progress.epoch * self.steps_per_epoch + self.progress.step):
                 self.schedule.step()
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 import cgc
+from cgc.errors import InputError
 
 Panels = Callable[[], "NDArray[Any] | None"]  # draws an (H, W, 3) uint8 picture
 
@@ -49,6 +50,13 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
+def _number(text: str) -> Any:
+    try:
+        return float(text) if any(c in text for c in ".en") else int(text)
+    except ValueError:
+        return text
+
+
 class RunRecorder:
     """Writes the records of one run.
 
@@ -68,7 +76,10 @@ class RunRecorder:
         self.save_dir = save_dir
         self.rows = self._earlier_rows(first_epoch)
         self._panels = panels
-        self._board = SummaryWriter(str(log_dir))
+        try:
+            self._board = SummaryWriter(str(log_dir))
+        except OSError as error:
+            raise InputError(f"cannot write to the log folder {log_dir}: {error.strerror}") from error
         write_json(save_dir / "args.json", {**options, "versions": versions()})
 
     def _earlier_rows(self, first_epoch: int) -> list[dict[str, Any]]:
@@ -76,7 +87,8 @@ class RunRecorder:
         if first_epoch == 0 or not path.exists():
             return []
         with path.open(newline="") as file:
-            return [row for row in csv.DictReader(file) if int(row["epoch"]) <= first_epoch]
+            rows = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+        return [row for row in rows if row["epoch"] <= first_epoch]
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars of a training step, for TensorBoard alone."""

@@ -115,7 +115,7 @@ def test_evaluate_scores_the_checkpoints_own_head(
 @pytest.mark.parametrize("keep", [0, 1])
 def test_keep(training_data: Path, tmp_path: Path, keep: int) -> None:
     assert train(training_data, "--keep", keep, "--method", "baseline", save_dir=tmp_path / "run") == 0
-    expected = ["checkpoint_001.pth.tar", "checkpoint_002.pth.tar"][-keep:] + ["model_best.pth.tar"]
+    expected = [*["checkpoint_001.pth.tar", "checkpoint_002.pth.tar"][-keep:], "model_best.pth.tar"]
     assert checkpoints(tmp_path / "run") == expected
 
 
