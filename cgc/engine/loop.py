@@ -23,6 +23,7 @@ from cgc.data.views import Batch, SeededSampler, ViewLoader, mix_seed
 from cgc.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
 from cgc.engine.records import RunRecorder
 from cgc.engine.runtime import Precision, StopRequest, autocast
+from cgc.engine.totals import Totals, means_of
 from cgc.errors import InputError, RunError
 from cgc.spatial import SpatialTransform
 
@@ -55,29 +56,6 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     batch_size: int = 0
     seed: int = 0
-
-
-class Sums:
-    """Totals kept on the device, so that a step need not wait for them; read once per report."""
-
-    def __init__(self, device: torch.device, start: Mapping[str, float]) -> None:
-        self._dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._device = device
-        self._totals = {k: torch.tensor(v, dtype=self._dtype, device=device) for k, v in start.items()}
-
-    def add(self, name: str, value: Tensor) -> None:
-        value = value.detach().sum(dtype=self._dtype)
-        self._totals[name] = self._totals[name] + value if name in self._totals else value
-
-    def raise_to(self, name: str, value: Tensor) -> None:
-        value = value.detach().to(self._dtype)
-        self._totals[name] = torch.maximum(self._totals[name], value) if name in self._totals else value
-
-    def read(self) -> dict[str, float]:
-        """All totals, with one copy from the device."""
-        if not self._totals:
-            return {}
-        return dict(zip(self._totals, torch.stack(list(self._totals.values())).tolist(), strict=True))
 
 
 class Trainer:
@@ -128,19 +106,19 @@ class Trainer:
             self.progress.seconds += time.perf_counter() - started
             if self.progress.step < self.steps_per_epoch:
                 self.progress.sums = sums.read()
-                self._check_finite(_means(self.progress.sums))
+                self._check_finite(means_of(self.progress.sums))
                 self._save(best=False)
                 break
             self._finish_epoch(sums.read())
         return self.progress
 
-    def _train_epoch(self, stop: StopRequest) -> Sums:
+    def _train_epoch(self, stop: StopRequest) -> Totals:
         """The steps of the current epoch that are not done yet."""
         progress, options = self.progress, self.options
         self.sampler.set_epoch(
             progress.epoch, start=min(progress.step * self.batch_size, self.sampler.length)
         )
-        sums = Sums(self.device, progress.sums)
+        sums = Totals(self.device, progress.sums)
         self.method.train()
         total = self.steps_per_epoch
         title = f"epoch {progress.epoch + 1}/{options.epochs}"
@@ -167,7 +145,7 @@ class Trainer:
         known = self.progress.unreadable
         known += [line for line in dict.fromkeys(lines) if line not in known]
 
-    def _step(self, batch: Batch, sums: Sums) -> None:
+    def _step(self, batch: Batch, sums: Totals) -> None:
         options, progress = self.options, self.progress
         n = len(batch.labels)
         seed = mix_seed(options.seed, progress.epoch, progress.step, _TRANSFORMS)
@@ -194,7 +172,7 @@ class Trainer:
         if self.options.warmup_steps:
             self.set_weight(min(1.0, (done + 1) / self.options.warmup_steps))
 
-    def _add_up(self, sums: Sums, outputs: Mapping[str, Tensor], labels: Tensor, norm: Tensor) -> None:
+    def _add_up(self, sums: Totals, outputs: Mapping[str, Tensor], labels: Tensor, norm: Tensor) -> None:
         for name, value in outputs.items():
             if name != "logits":
                 sums.add(name, value)
@@ -208,7 +186,7 @@ class Trainer:
 
     def _report(self, bar: Any, totals: Mapping[str, float]) -> None:
         """Refresh the bar, log the step, and stop a run whose loss is no number."""
-        means = _means(totals)
+        means = means_of(totals)
         self._check_finite(means)
         rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
         bar.set_postfix_str(
@@ -233,7 +211,7 @@ class Trainer:
 
     def _finish_epoch(self, totals: Mapping[str, float]) -> None:
         progress = self.progress
-        means = _means(totals)
+        means = means_of(totals)
         self._check_finite(means)
         started = time.perf_counter()
         figures, unreadable = self.validate()
@@ -311,23 +289,6 @@ class Trainer:
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step")
             for _ in range(self.progress.epoch * self.steps_per_epoch + self.progress.step):
                 self.schedule.step()
-
-
-def _means(totals: Mapping[str, float]) -> dict[str, float]:
-    """Means over samples or steps; ``top1``, ``near_zero`` and ``clipped`` in percent."""
-    samples, steps = max(totals["samples"], 1), max(totals["steps"], 1)
-    means: dict[str, float] = {}
-    for name, total in totals.items():
-        if name in ("grad_norm", "clipped"):
-            means[name] = total / steps
-        elif name == "grad_norm_max":
-            means[name] = total
-        elif name not in ("samples", "steps"):
-            means[name] = total / samples
-    for name in ("top1", "near_zero", "clipped"):
-        if name in means:
-            means[name] *= 100
-    return means
 
 
 def _line(row: Mapping[str, Any]) -> str:

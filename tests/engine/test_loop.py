@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from cgc.data.folders import open_split
 from cgc.data.views import SeededSampler, TrainViews, make_loader
 from cgc.engine.checkpoint import CheckpointFolder
-from cgc.engine.loop import LoopOptions, Progress, Sums, Trainer
+from cgc.engine.loop import LoopOptions, Progress, Trainer
 from cgc.engine.optim import make_optimizer, make_schedule
 from cgc.engine.records import RunRecorder
 from cgc.engine.runtime import StopRequest
+from cgc.engine.totals import Totals
 from cgc.errors import InputError, RunError
 from tests.commands.runs import differences, training_folder
 
@@ -83,7 +84,7 @@ def make_trainer(data: Path, folder: Path, **changes: Any) -> Trainer:
         options,
         folder=CheckpointFolder(folder, keep=0),
         state=lambda: {"arch": "toy", "state_dict": method.state_dict()},
-        validate=validate or (lambda: {"val_top1": 50 + float(method.linear.weight.detach().sum())}),
+        validate=validate or (lambda: ({"val_top1": 50 + float(method.linear.weight.detach().sum())}, [])),
         set_weight=set_weight,
     )
 
@@ -187,7 +188,7 @@ def test_an_epoch_is_one_pass_and_its_row_the_mean_over_samples(data: Path, tmp_
 
 def test_best_is_the_first_highest_validation(data: Path, tmp_path: Path) -> None:
     scores = iter([50.0, 75.0, 75.0])
-    progress = fit(make_trainer(data, tmp_path, validate=lambda: {"val_top1": next(scores)}), tmp_path)
+    progress = fit(make_trainer(data, tmp_path, validate=lambda: ({"val_top1": next(scores)}, [])), tmp_path)
     best = torch.load(tmp_path / "model_best.pth.tar", weights_only=True)
     assert (progress.best_acc1, best["best_acc1"], best["epoch"]) == (75.0, 75.0, 2)
 
@@ -335,7 +336,7 @@ def test_unreadable_images_are_listed_once(data: Path, tmp_path: Path) -> None:
 
 
 def test_sums_add_take_maxima_and_go_on_from_earlier_totals() -> None:
-    sums = Sums(CPU, {})
+    sums = Totals(CPU, {})
     assert sums.read() == {}
     sums.add("loss", torch.tensor([1.0, 2.5]))
     sums.add("loss", torch.tensor([0.5]))
@@ -343,14 +344,14 @@ def test_sums_add_take_maxima_and_go_on_from_earlier_totals() -> None:
     sums.raise_to("peak", torch.tensor(2.0))
     sums.raise_to("peak", torch.tensor(1.0))
     assert sums.read() == {"loss": 4.0, "hits": 2.0, "peak": 2.0}
-    later = Sums(CPU, sums.read())
+    later = Totals(CPU, sums.read())
     later.add("loss", torch.tensor([1.0]))
     later.raise_to("peak", torch.tensor(3.0))
     assert later.read() == {"loss": 5.0, "hits": 2.0, "peak": 3.0}
 
 
 def test_sums_do_not_lose_small_terms_or_keep_graphs() -> None:
-    sums = Sums(CPU, {"loss": 1e8})
+    sums = Totals(CPU, {"loss": 1e8})
     weight = torch.ones(1, requires_grad=True)
     for _ in range(100):
         sums.add("loss", weight * 0.25)

@@ -1,0 +1,156 @@
+#!/usr/bin/env python
+"""Baseline, L2 ablation and CGC on tiny-imagenet (or a part of it): train, evaluate, one table, one picture.
+
+    python examples/compare_on_tiny_imagenet.py DATA --out runs/tin10 --epochs 8 --seeds 5
+
+Runs the two published scripts once for every method and seed; what is finished already is not run again. The table
+gives mean and spread (standard deviation) over the seeds of the last checkpoints, never of the best ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+SIZE = 64
+RECIPE = ["-a", "resnet_tiny", "--image-size", str(SIZE), "--resize-size", str(SIZE), "-b", "64", "-j", "0"]
+RECIPE += ["--schedule", "onecycle", "--wd", "5e-4"]
+METHODS = {
+    "baseline": ["--method", "baseline"],
+    "views3": ["--method", "cgc", "--lambda", "0"],
+    "l2": ["--method", "l2", "--lambda", "2048"],
+    "cgc-published": ["--method", "cgc", "--map-floor", "0"],
+    "cgc": ["--method", "cgc"],
+}
+TITLES = {
+    "baseline": "baseline, one view",
+    "views3": "three views, λ 0",
+    "l2": "L2 ablation",
+    "cgc-published": "CGC as published",
+    "cgc": "CGC (default)",
+}
+COLUMNS = {
+    "top-1": ("eval", lambda e: 100 * e["top1"]),
+    "CH": ("eval", lambda e: 100 * e["scores"]["ch"]["model"]),
+    "SPG": ("eval", lambda e: 100 * e["scores"]["spg"]["model"]),
+    "PG": ("eval", lambda e: 100 * e["scores"]["pg"]["model"]),
+    "zero maps": ("eval", lambda e: e["zero_maps"]),
+    "consistency": ("result", lambda r: r["val_consistency"]),
+    "cosine": ("result", lambda r: r["val_cosine"]),
+    "largest gradient": ("metrics", lambda rows: max(float(row["train_grad_norm_max"]) for row in rows)),
+    "minutes": ("result", lambda r: r["seconds"] / 60),
+}
+
+
+def run(data: Path, folder: Path, method: str, seed: int, epochs: int) -> None:
+    """Train and evaluate one model unless that is done."""
+    train = [sys.executable, ROOT / "train_eval_cgc.py", data, *RECIPE, *METHODS[method]]
+    train += ["--epochs", str(epochs), "--seed", str(seed), "--save_dir", folder]
+    checkpoint = folder / f"checkpoint_{epochs:03d}.pth.tar"
+    if not checkpoint.exists():
+        subprocess.run([str(word) for word in train], check=True)
+    if not (folder / "eval.json").exists():
+        score = [
+            sys.executable,
+            ROOT / "evaluate_gradcam_energy_inside_bbox.py",
+            data,
+            "--resume",
+            checkpoint,
+        ]
+        score += ["--input_resize", SIZE, "-b", "64", "-j", "0", "--out", folder / "eval.json"]
+        subprocess.run([str(word) for word in score], check=True)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The records of one finished run."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        "eval": json.loads((folder / "eval.json").read_text()),
+        "result": json.loads((folder / "result.json").read_text()),
+        "metrics": rows,
+    }
+
+
+def table(out: Path) -> str:
+    """Markdown: one row per method, mean ± standard deviation over its finished seeds."""
+    lines = ["| method | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    trivial: dict[str, Any] | None = None
+    for method, title in TITLES.items():
+        finished = sorted(p.parent for p in out.glob(f"{method}-[0-9]*/eval.json"))
+        if not finished:
+            continue
+        runs = [read(folder) for folder in finished]
+        trivial = runs[-1]["eval"]["scores"]
+        cells = []
+        for source, figure in COLUMNS.values():
+            values = [figure(each[source]) for each in runs]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.2f}{spread}")
+        lines.append(f"| {title} | {len(runs)} | " + " | ".join(cells) + " |")
+    if trivial is not None:
+        for name, title in (("uniform", "uniform map"), ("gaussian", "centre Gaussian")):
+            cells = [f"{100 * trivial[metric][name]:.2f}" for metric in ("ch", "spg", "pg")]
+            lines.append(f"| {title} | | | " + " | ".join(cells) + " |" + " |" * (len(COLUMNS) - 4))
+    return "\n".join(lines)
+
+
+def picture(data: Path, out: Path, seed: int, epochs: int, methods: list[str]) -> None:
+    """A dozen validation images, evenly spread over the list, under the models of one seed."""
+    from cgc.data.boxes import open_boxes
+    from cgc.data.decode import decode_rgb
+    from cgc.engine.localisation import evaluate_localisation, evaluating
+    from cgc.models.loading import load_model
+    from cgc.report.overlays import comparison_picture
+
+    found = open_boxes(data)
+    by_class = sorted(range(len(found.images)), key=lambda i: found.images[i].label)
+    shown = [found.images[i] for i in by_class[:: max(1, len(by_class) // 12)][:12]]
+    maps: dict[str, list[Any]] = {}
+    for method in methods:
+        model = load_model(
+            None, out / f"{method}-{seed}" / f"checkpoint_{epochs:03d}.pth.tar", len(found.classes)
+        )
+        kept: dict[int, Any] = {}
+        with evaluating(model):
+            evaluate_localisation(
+                model.explain,
+                shown,
+                input_resize=SIZE,
+                on_map=lambda row, m, kept=kept: kept.update({row.index: m}),
+            )
+        maps[TITLES[method]] = [kept[i] for i in range(len(shown))]
+    images = [decode_rgb(image.path) for image in shown]
+    names = [found.classes[image.label] for image in shown]
+    comparison_picture(images, [image.boxes for image in shown], maps, names).save(out / "heatmaps.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny-imagenet"))
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    options = parser.parse_args()
+    for seed in range(options.seeds):
+        for method in options.methods:
+            run(options.data, options.out / f"{method}-{seed}", method, seed, options.epochs)
+    (options.out / "table.md").write_text(table(options.out) + "\n")
+    picture(options.data, options.out, 0, options.epochs, options.methods)
+    print(table(options.out))
+
+
+if __name__ == "__main__":
+    main()

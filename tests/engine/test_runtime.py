@@ -1,0 +1,83 @@
+"""Devices, precision and stop requests."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from cgc.engine.runtime import StopRequest, autocast, in_parallel, pick_device
+from cgc.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+def test_the_default_device_is_the_gpu_if_there_is_one() -> None:
+    assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert pick_device("cpu", gpu=3) == CPU
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu"), [("cuda:99", None), (None, 99), ("quantum", None), ("cuda:x", None)]
+)
+def test_a_device_that_is_not_there_is_named(name: str | None, gpu: int | None) -> None:
+    with pytest.raises(InputError, match=name or f"cuda:{gpu}") as error:
+        pick_device(name, gpu)
+    assert "\n" not in str(error.value)
+
+
+def test_one_device_needs_no_replicas() -> None:
+    module = nn.Linear(1, 1)
+    assert in_parallel(module, CPU) is module
+    assert in_parallel(module, torch.device("cuda:0")) is module
+
+
+def test_several_visible_gpus_are_used_unless_one_was_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[nn.Module] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(nn, "DataParallel", lambda module: made.append(module) or "replicated")
+    module = nn.Linear(1, 1)
+    assert in_parallel(module, torch.device("cuda")) == "replicated"
+    assert made == [module]
+    assert in_parallel(module, torch.device("cuda", 0)) is module
+
+
+def test_autocast_on_the_cpu() -> None:
+    a = torch.ones(2, 2)
+    with autocast(CPU, "off"):
+        assert (a @ a).dtype == torch.float32
+    with autocast(CPU, "bf16"):
+        assert (a @ a).dtype == torch.bfloat16
+    with pytest.raises(InputError, match=r"fp16.*bf16"):
+        autocast(CPU, "fp16")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_interrupts(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = StopRequest()
+    assert not stop
+    assert stop.exit_status == 0
+    with stop.listening():
+        signal.raise_signal(number)
+        assert stop
+        assert stop.exit_status == 128 + number
+        assert number.name in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_earlier_handlers_come_back(fails: bool) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with StopRequest().listening():
+            assert signal.getsignal(signal.SIGINT) != before[signal.SIGINT]
+            if fails:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    assert {number: signal.getsignal(number) for number in before} == before
