@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,7 @@ class TrainingRun:
             said = load_weights(backbone, self.checkpoint, new_head=options.new_head)
             print(said, file=sys.stderr)
             self._check_classes(self.checkpoint)
+        self._check_forward(backbone)
         try:
             # Channels last is what the views come in, and what convolutions are fastest with, on CPU and GPU.
             model = GradCAMModel(backbone).to(self.device).to(memory_format=torch.channels_last)
@@ -102,6 +104,22 @@ class TrainingRun:
         if options.compile:
             model.compile_trunk()
         return model
+
+    def _check_forward(self, backbone: nn.Module) -> None:
+        """One forward of the smallest batch of the run, so that a size the network cannot take is found here."""
+        options = self.options
+        n = min(len(self.train_views) % options.batch_size or options.batch_size, 2)
+        images = torch.zeros(n, 3, options.image_size, options.image_size)
+        probe = copy.deepcopy(backbone).train(not options.evaluate)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                probe(images)
+        except (RuntimeError, ValueError) as error:
+            last = "the last batch has one image: " if n == 1 else ""
+            raise InputError(
+                f"{self.arch} cannot run with --image-size {options.image_size} and --batch-size "
+                f"{options.batch_size}: {last}{str(error).splitlines()[0]}"
+            ) from error
 
     def _check_classes(self, checkpoint: Checkpoint) -> None:
         """The same number of classes is not the same classes."""
@@ -143,7 +161,10 @@ class TrainingRun:
         trainer = self._trainer(folder)
         if continued is not None:
             self._say_what_changed(continued)
-            trainer.resume(continued)
+            try:
+                trainer.resume(continued)
+            except InputError as error:
+                raise InputError(f"{options.resume}: {error}") from error
         else:
             trainer.start_at(options.start_epoch)
         recorder = RunRecorder(

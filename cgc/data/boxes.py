@@ -58,7 +58,7 @@ class BoxedImages:
 def open_boxes(
     root: str | Path, *, classes: str | Path | None = None, dataset: str | None = None
 ) -> BoxedImages:
-    """The boxed evaluation images below `root`, in whichever layout it has (METHODS: formats).
+    """The boxed evaluation images below `root`, in whichever layout it has.
 
     Args:
         classes: training folder or text file that lists the model's classes; None: see `default_classes`.

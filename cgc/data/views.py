@@ -1,4 +1,4 @@
-"""From an image file to the uint8 views of METHODS 3, in batches.
+"""From an image file to the uint8 views that CGC trains on, in batches.
 
 A worker decodes an image once and makes the `xe` view (random crop and flip of the original) and the `query`
 view (shorter side to R, central S×S crop), each with one fused crop-and-resize of the decoded image. All

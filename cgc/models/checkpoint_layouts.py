@@ -51,15 +51,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}")
     try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    try:
         with torch.serialization.safe_globals(_plain_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = "GLOBAL" in str(error) or "Unsupported" in str(error)
         why = "it holds objects other than tensors and plain types" if refused else "it cannot be read"
         raise InputError(f"{path} is not a checkpoint: {why}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is not a checkpoint, or a damaged one") from error
     extra: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
     weights = extra.get("state_dict", extra.get("model", extra))

@@ -122,9 +122,7 @@ def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
         CheckpointFolder(tmp_path / "file" / "run", 1).claim()
 
 
-@pytest.mark.parametrize(
-    "name", ["checkpoint_001.pth.tar", "checkpoint_1000.pth.tar", "checkpoint_002_step000004.pth.tar"]
-)
+@pytest.mark.parametrize("name", [*numbered(1, 1000), "checkpoint_002_step000004.pth.tar"])
 def test_a_used_folder_is_refused(tmp_path: Path, name: str) -> None:
     folder = CheckpointFolder(tmp_path, 1)
     (tmp_path / "notes.txt").write_text("")

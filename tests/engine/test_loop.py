@@ -21,7 +21,6 @@ from cgc.engine.loop import LoopOptions, Progress, Trainer
 from cgc.engine.optim import make_optimizer, make_schedule
 from cgc.engine.records import RunRecorder
 from cgc.engine.runtime import StopRequest
-from cgc.engine.totals import Totals
 from cgc.errors import InputError, RunError
 from tests.commands.runs import differences, training_folder
 
@@ -333,26 +332,3 @@ def test_unreadable_images_are_listed_once(data: Path, tmp_path: Path) -> None:
     assert [row["unreadable"] for row in metrics(run)] == ["1"] * EPOCHS
     with pytest.raises(InputError, match=r"strict.*bee/1\.png"):
         fit(make_trainer(copy, run, strict=True), run)
-
-
-def test_sums_add_take_maxima_and_go_on_from_earlier_totals() -> None:
-    sums = Totals(CPU, {})
-    assert sums.read() == {}
-    sums.add("loss", torch.tensor([1.0, 2.5]))
-    sums.add("loss", torch.tensor([0.5]))
-    sums.add("hits", torch.tensor([True, False, True]))
-    sums.raise_to("peak", torch.tensor(2.0))
-    sums.raise_to("peak", torch.tensor(1.0))
-    assert sums.read() == {"loss": 4.0, "hits": 2.0, "peak": 2.0}
-    later = Totals(CPU, sums.read())
-    later.add("loss", torch.tensor([1.0]))
-    later.raise_to("peak", torch.tensor(3.0))
-    assert later.read() == {"loss": 5.0, "hits": 2.0, "peak": 3.0}
-
-
-def test_sums_do_not_lose_small_terms_or_keep_graphs() -> None:
-    sums = Totals(CPU, {"loss": 1e8})
-    weight = torch.ones(1, requires_grad=True)
-    for _ in range(100):
-        sums.add("loss", weight * 0.25)
-    assert sums.read()["loss"] == 1e8 + 25

@@ -66,7 +66,7 @@ def batch(n: int, size: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor
 def written_out(
     net: nn.Module, inputs: tuple[Tensor, Tensor, Tensor, Tensor], **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """The step from METHODS: normalise, augment, three passes, three cross-entropies, consistency."""
+    """The published step: normalise, augment, three passes, three cross-entropies, consistency."""
     xe, query, labels, packed = inputs
     mean, std = (
         torch.tensor(v, dtype=torch.float64)[:, None, None]
