@@ -18,6 +18,7 @@ from tqdm import tqdm
 from cgc.data.boxed_views import boxed_loader
 from cgc.data.boxes import BoxedImage
 from cgc.data.presets import normalise
+from cgc.engine.runtime import bar_interval
 from cgc.metrics.baselines import centre_gaussian_map, uniform_map
 from cgc.metrics.maps import (
     full_size_map,
@@ -125,7 +126,8 @@ def evaluate_localisation(
         images, input_resize, batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda"
     )
     result = Evaluation()
-    with tqdm(total=len(images), unit="image", disable=not progress, dynamic_ncols=True) as bar:
+    interval = bar_interval()
+    with tqdm(total=len(images), unit="image", disable=not progress, mininterval=interval) as bar:
         for batch in loader:
             result.failed.extend(batch.unreadable)
             if batch.indices:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from cgc.data.views import Batch, SeededSampler, ViewLoader, mix_seed
 from cgc.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
 from cgc.engine.records import RunRecorder
-from cgc.engine.runtime import Precision, StopRequest, autocast
+from cgc.engine.runtime import Precision, StopRequest, autocast, bar_interval
 from cgc.engine.totals import Totals, means_of
 from cgc.errors import InputError, RunError
 from cgc.spatial import SpatialTransform
@@ -122,7 +122,9 @@ class Trainer:
         self.method.train()
         total = self.steps_per_epoch
         title = f"epoch {progress.epoch + 1}/{options.epochs}"
-        with tqdm(total=total, initial=progress.step, desc=title, unit="step", mininterval=0.5) as bar:
+        with tqdm(
+            total=total, initial=progress.step, desc=title, unit="step", mininterval=bar_interval()
+        ) as bar:
             for batch in self._batches():
                 self._step(batch, sums)
                 progress.step += 1

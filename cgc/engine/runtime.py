@@ -54,6 +54,11 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
+def bar_interval() -> float:
+    """Seconds between two drawings of a progress bar: a log file needs fewer than a terminal."""
+    return 0.5 if sys.stderr.isatty() else 30.0
+
+
 class StopRequest:
     """Set by the first SIGINT or SIGTERM, so that the step in progress can be finished; the second one interrupts."""
 

@@ -212,6 +212,7 @@ def test_tiny_imagenets_own_layout(tmp_path: Path) -> None:
 
 
 @plain_panels
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_the_seed_fixes_the_weights_whatever_the_number_of_workers(
     training_data: Path, tmp_path: Path
 ) -> None:

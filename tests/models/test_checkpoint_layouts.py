@@ -110,6 +110,7 @@ def test_code_is_refused_and_does_not_run(tmp_path: Path, zipped: bool, inside: 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_plain_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))

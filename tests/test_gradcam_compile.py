@@ -1,0 +1,45 @@
+"""A compiled trunk gives the same heatmaps, and the same gradients of a loss made of them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from cgc.gradcam import GradCAMModel
+from cgc.methods import CGCMethod
+from cgc.models.backbones import build_backbone
+from cgc.spatial import SpatialTransform
+
+
+def loss_and_gradients(model: GradCAMModel) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    views = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    packed = SpatialTransform.sample(4, 32, generator=generator).pack()
+    loss = CGCMethod(model)(views, views, torch.arange(4), packed)["loss"].mean()
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize(
+    ("arch", "backend"),
+    [
+        ("resnet_tiny", "eager"),  # closed form
+        pytest.param("mobilenet_v3_small", "eager", marks=pytest.mark.slow),  # autograd through the head
+        pytest.param("resnet_tiny", "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_trunk(arch: str, backend: str) -> None:
+    torch.manual_seed(0)
+    model = GradCAMModel(build_backbone(arch, 5)).eval()  # frozen batch norm and dropout
+    compiled = copy.deepcopy(model)
+    compiled.compile_trunk(backend=backend)
+    try:
+        assert any(m._compiled_call_impl is not None for m in compiled.backbone.modules())
+        assert compiled.backbone.get_submodule(model.target_layer)._compiled_call_impl is None
+        for plain, ours in zip(loss_and_gradients(model), loss_and_gradients(compiled), strict=True):
+            torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-5)
+    finally:
+        torch.compiler.reset()
