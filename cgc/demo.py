@@ -23,8 +23,9 @@ from cgc.commands.options import non_negative_int, positive_int, run_command
 from cgc.data.boxes import BoxedImages, open_boxes
 from cgc.data.decode import decode_rgb
 from cgc.data.shapes import write_shapes
-from cgc.engine.localisation import ImageScore, Summary, evaluate_localisation, evaluating, summarise
+from cgc.engine.localisation import ImageScore, Summary, evaluate_localisation, summarise
 from cgc.engine.records import write_json
+from cgc.engine.runtime import evaluating
 from cgc.errors import InputError, RunError
 from cgc.models.loading import load_model
 from cgc.report.overlays import comparison_picture

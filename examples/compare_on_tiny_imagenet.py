@@ -108,7 +108,8 @@ def picture(data: Path, out: Path, seed: int, epochs: int, methods: list[str]) -
     """A dozen validation images, evenly spread over the list, under the models of one seed."""
     from cgc.data.boxes import open_boxes
     from cgc.data.decode import decode_rgb
-    from cgc.engine.localisation import evaluate_localisation, evaluating
+    from cgc.engine.localisation import evaluate_localisation
+    from cgc.engine.runtime import evaluating
     from cgc.models.loading import load_model
     from cgc.report.overlays import comparison_picture
 

@@ -21,8 +21,8 @@ from cgc.commands.options import non_negative_int, positive_float, positive_int,
 from cgc.data.boxes import BoxedImages, open_boxes
 from cgc.data.decode import decode_rgb
 from cgc.data.specs import DATASETS
-from cgc.engine.localisation import Evaluation, ImageScore, evaluate_localisation, evaluating, summarise
-from cgc.engine.runtime import pick_device
+from cgc.engine.localisation import Evaluation, ImageScore, evaluate_localisation, summarise
+from cgc.engine.runtime import evaluating, pick_device
 from cgc.errors import InputError, RunError
 from cgc.metrics.pointing_game import EVALUATED_SIDE, SMALL_SIDE, TOLERANCE
 from cgc.models.loading import load_model

@@ -6,13 +6,12 @@ Per image rows are the truth; `summarise` only averages them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from cgc.data.boxed_views import boxed_loader
@@ -210,15 +209,3 @@ def _mean(each: Tensor, labels: Tensor, *, per_class: bool) -> float:
     if not per_class:
         return float(each.mean())
     return float(mean_over_classes(torch.bincount(labels, weights=each), torch.bincount(labels)))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Eval mode inside, every module's own mode back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cgc.data.views import ViewLoader, mix_seed
-from cgc.engine.runtime import Precision, autocast
+from cgc.engine.runtime import Precision, autocast, evaluating
 from cgc.errors import InputError
 from cgc.metrics.consistency import consistency
 from cgc.spatial import SpatialTransform
@@ -32,31 +32,27 @@ def validate(
     (:class:`cgc.methods.validation.ValidationStep`). The augmented view of an image depends on its index alone. Images
     that stand in for unreadable ones are counted once. Modes are left as they were found.
     """
-    modes = [(module, module.training) for module in step.modules()]
-    step.eval()
     unreadable: list[str] = []
     seen: set[int] = set()
     queries: list[Tensor] = []
     augmented: list[Tensor] = []
     packed: list[Tensor] = []
     ranks: list[Tensor] = []
-    for batch in loader:
-        unreadable += batch.unreadable
-        if strict and unreadable:
-            raise InputError(f"unreadable image (--strict): {unreadable[0]}")
-        first = [i not in seen and not seen.add(i) for i in batch.indices.tolist()]  # type: ignore[func-returns-value]
-        transform_N5 = _transforms(batch.indices, image_size)
-        with autocast(device, amp):
-            outputs = step(
-                batch.query.to(device, non_blocking=True), transform_N5.to(device, non_blocking=True)
-            )
-        keep = torch.tensor(first)
-        packed.append(transform_N5[keep])
-        ranks.append(_ranks(outputs["logits"].float().cpu(), batch.labels)[keep])
-        queries.append(outputs["query_maps"].float().cpu()[keep])
-        augmented.append(outputs["augmented_maps"].float().cpu()[keep])
-    for module, training in modes:
-        module.training = training
+    with evaluating(step):
+        for batch in loader:
+            unreadable += batch.unreadable
+            if strict and unreadable:
+                raise InputError(f"unreadable image (--strict): {unreadable[0]}")
+            keep = _not_seen_before(batch.indices, seen)
+            transform_N5 = _transforms(batch.indices, image_size)
+            with autocast(device, amp):
+                outputs = step(
+                    batch.query.to(device, non_blocking=True), transform_N5.to(device, non_blocking=True)
+                )
+            packed.append(transform_N5[keep])
+            ranks.append(_ranks(outputs["logits"].float().cpu(), batch.labels)[keep])
+            queries.append(outputs["query_maps"].float().cpu()[keep])
+            augmented.append(outputs["augmented_maps"].float().cpu()[keep])
     transform = SpatialTransform.unpack(torch.cat(packed), image_size)
     agreement = consistency(
         torch.cat(queries), torch.cat(augmented), transform, temperature=temperature, seed=_SEED
@@ -71,6 +67,15 @@ def validate(
     return figures, unreadable
 
 
+def _not_seen_before(indices_N: Tensor, seen: set[int]) -> Tensor:
+    """Which indices (N,) are new; ``seen`` takes them up."""
+    new = []
+    for index in indices_N.tolist():
+        new.append(index not in seen)
+        seen.add(index)
+    return torch.tensor(new)
+
+
 def _transforms(indices_N: Tensor, size: int) -> Tensor:
     """One packed transform (5,) for each index."""
     rows = [
@@ -81,6 +86,6 @@ def _transforms(indices_N: Tensor, size: int) -> Tensor:
 
 
 def _ranks(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
-    """How many classes score higher than the label's, which counts as last among equals."""
+    """How many classes score at least as high as the label's, itself apart; NaN is never the lower one."""
     own_N1 = logits_NK.gather(1, labels_N[:, None])
-    return (logits_NK >= own_N1).sum(dim=1) - 1
+    return (~(logits_NK < own_N1)).sum(dim=1) - 1

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from cgc.commands.train import main
@@ -92,3 +93,14 @@ def error_line(captured: str, kind: str = "error") -> str:
     assert lines[-1].startswith(f"{kind}: "), lines[-1]
     assert sum(line.startswith(("error: ", "failed: ")) for line in lines) == 1
     return lines[-1]
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], data: Path, *arguments: object, save_dir: Path | None = None
+) -> str:
+    """The message of a run that must end with status 2 before it trains or writes anything."""
+    assert train(data, *arguments, save_dir=save_dir) == 2
+    captured = capsys.readouterr()
+    assert "epoch 1" not in captured.err, "trained before it was refused"
+    assert save_dir is None or not checkpoints(save_dir)
+    return error_line(captured.err)

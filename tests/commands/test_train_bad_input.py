@@ -13,22 +13,21 @@ import pytest
 import torch
 
 from cgc.engine.loop import Trainer
-from cgc.models.backbones import TinyResNet
-from tests.commands.runs import CLASSES, checkpoints, error_line, result, rows, train, training_folder
+from tests.commands.runs import (
+    CLASSES,
+    checkpoints,
+    error_line,
+    refused,
+    result,
+    rows,
+    train,
+    training_folder,
+)
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("plain_panels")
 
 Capture = pytest.CaptureFixture[str]
-
-
-def refused(capsys: Capture, data: Path, *arguments: object, save_dir: Path | None = None) -> str:
-    """The message of a run that must end with status 2 before it trains or writes anything."""
-    assert train(data, *arguments, save_dir=save_dir) == 2
-    captured = capsys.readouterr()
-    assert "epoch 1" not in captured.err, "trained before it was refused"
-    assert save_dir is None or not checkpoints(save_dir)
-    return error_line(captured.err)
 
 
 # Data
@@ -228,108 +227,6 @@ def test_a_folder_with_another_run_in_it(training_data: Path, tmp_path: Path, ca
     said = error_line(capsys.readouterr().err)
     assert f"--resume {run / 'checkpoint_001.pth.tar'}" in said
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-
-
-# Checkpoints
-
-
-def _weights(classes: int = 3) -> dict[str, torch.Tensor]:
-    return TinyResNet(classes).state_dict()
-
-
-def _text(path: Path) -> str:
-    path.write_text("hello")
-    return "not a checkpoint"
-
-
-def _nothing(path: Path) -> str:
-    path.write_bytes(b"")
-    return "not a checkpoint"
-
-
-def _folder(path: Path) -> str:
-    path.mkdir()
-    return "no checkpoint at"
-
-
-def _missing(path: Path) -> str:
-    return "no checkpoint at"
-
-
-def _truncated(path: Path) -> str:
-    torch.save({"state_dict": _weights()}, path)
-    path.write_bytes(path.read_bytes()[:5000])
-    return "not a checkpoint"
-
-
-def _tensor(path: Path) -> str:
-    torch.save(torch.zeros(3), path)
-    return "state_dict"
-
-
-def _code(path: Path) -> str:
-    torch.save(TinyResNet(3), path)
-    return "plain types"
-
-
-def _other_arch(path: Path) -> str:
-    torch.save({"state_dict": {"module.features.0.weight": torch.zeros(2, 2)}}, path)
-    return "does not fit"
-
-
-def _key_missing(path: Path) -> str:
-    weights = _weights()
-    del weights["layer2.conv1.weight"]
-    torch.save({"state_dict": weights}, path)
-    return "1 missing (layer2.conv1.weight)"
-
-
-def _key_added(path: Path) -> str:
-    torch.save({"state_dict": {**_weights(), "layer9.weight": torch.zeros(1)}}, path)
-    return "1 unexpected (layer9.weight)"
-
-
-def _misshapen(path: Path) -> str:
-    torch.save({"state_dict": {**_weights(), "conv1.weight": torch.zeros(16, 3, 7, 7)}}, path)
-    return "1 of another shape (conv1.weight)"
-
-
-def _other_classes(path: Path) -> str:
-    torch.save({"state_dict": _weights(), "classes": ["x", "y", "z"]}, path)
-    return "other classes (x, "
-
-
-def _other_optimizer(path: Path) -> str:
-    torch.save({"epoch": 1, "state_dict": _weights(), "optimizer": {"groups": []}}, path)
-    return "state of training"
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        _text,
-        _nothing,
-        _folder,
-        _missing,
-        _truncated,
-        _tensor,
-        _code,
-        _other_arch,
-        _key_missing,
-        _key_added,
-        _misshapen,
-        _other_classes,
-        _other_optimizer,
-    ],
-)
-def test_checkpoints_that_do_not_fit(
-    training_data: Path, tmp_path: Path, capsys: Capture, write: Callable[[Path], str]
-) -> None:
-    path = tmp_path / "model.pth.tar"
-    reason = write(path)
-    said = refused(capsys, training_data, "--resume", path, save_dir=tmp_path / "run")
-    assert str(path) in said
-    assert reason in said
 
 
 # Runs that fail

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 from cgc.data.boxes import BoxedImage, open_boxes
-from cgc.engine.localisation import evaluate_localisation, evaluating, summarise
+from cgc.engine.localisation import evaluate_localisation, summarise
+from cgc.engine.runtime import evaluating
 from tests.data.boxed_fixture import scored_folder
 
 

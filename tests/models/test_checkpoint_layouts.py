@@ -194,6 +194,19 @@ def test_missing_unexpected_and_misshapen_keys_are_counted_and_named() -> None:
     assert all(torch.equal(before[k], v) for k, v in target.state_dict().items()), "loaded all the same"
 
 
+@pytest.mark.parametrize("change", ["missing", "unexpected", "of another shape"])
+def test_one_wrong_key_is_enough(change: str) -> None:
+    weights = backbone().state_dict()
+    if change == "missing":
+        del weights["bn1.bias"]
+    elif change == "unexpected":
+        weights["more.bias"] = torch.zeros(1)
+    else:
+        weights["bn1.bias"] = torch.zeros(5)
+    with pytest.raises(InputError, match=rf"1 {change} \(\w+\.bias\)"):
+        load_weights(backbone(seed=1), Checkpoint(Path("m.pth"), weights))
+
+
 def test_long_lists_are_cut_short() -> None:
     with pytest.raises(InputError) as error:
         load_weights(backbone(), Checkpoint(Path("m.pth"), {"fc.weight": torch.zeros(3, 96)}))
