@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cgc.commands import train
-from cgc.commands.options import non_negative_int, positive_int, run_command
+from cgc.commands.options import Parser, non_negative_int, positive_int, run_command
 from cgc.data.boxes import BoxedImages, open_boxes
 from cgc.data.decode import decode_rgb
 from cgc.data.shapes import write_shapes
@@ -49,7 +49,7 @@ class Outcome:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; exit status as every command's."""
-    parser = argparse.ArgumentParser(prog="python -m cgc demo", description=(__doc__ or "").split("\n\n")[1])
+    parser = Parser(prog="python -m cgc demo", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (demo)")
     parser.add_argument("--epochs", type=positive_int, default=20, help="of each training (20)")
     parser.add_argument("--per-class", type=positive_int, default=200, help="training images per class (200)")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cgc.commands import energy_report
-from cgc.commands.options import non_negative_int, positive_float, positive_int, run_command
+from cgc.commands.options import Parser, non_negative_int, positive_float, positive_int, run_command
 from cgc.data.boxes import BoxedImages, open_boxes
 from cgc.data.decode import decode_rgb
 from cgc.data.specs import DATASETS
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of the published evaluators with their defaults, and ours."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="evaluate_gradcam_energy_inside_bbox.py",
         description="Score Grad-CAM heatmaps against boxes, in per cent, beside maps that know nothing.",
     )

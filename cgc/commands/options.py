@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from cgc.errors import InputError, RunError
 
@@ -43,6 +44,13 @@ def fraction(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} does not lie in [0, 1)")
     return value
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error, and ends with status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} ({self.prog} --help lists the options)\n")
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, batch_size: int) -> None:

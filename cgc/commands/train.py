@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgc.commands.options import (
+    Parser,
     add_data_options,
     fraction,
     non_negative_float,
@@ -95,7 +96,7 @@ def _run(options: TrainOptions) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Every option of the published script, with the values of its README as defaults, and ours."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="train_eval_cgc.py",
         description="Train a classifier with Contrastive Grad-CAM Consistency, and validate it.",
         epilog="DATA holds train/CLASS/* and val/CLASS/* (or test/); tiny-imagenet's own layout is read as it is.",

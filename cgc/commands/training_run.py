@@ -81,7 +81,9 @@ class TrainingRun:
             pin_memory=pin,
         )
         self.model = self._build_model()
-        self.validation = in_parallel(ValidationStep(self.model), self.device)
+        self.validation = in_parallel(ValidationStep(self.model), self.device, options.amp)
+        if options.compile and isinstance(self.validation, nn.DataParallel):
+            raise InputError("--compile runs on one GPU: pick it with --gpu N")
 
     def _build_model(self) -> GradCAMModel:
         options = self.options
@@ -146,7 +148,6 @@ class TrainingRun:
             self.device,
             image_size=self.options.image_size,
             temperature=self.options.temperature,
-            amp=self.options.amp,
             strict=self.options.strict,
         )
 
@@ -156,7 +157,7 @@ class TrainingRun:
         folder = CheckpointFolder(save_dir, options.keep)
         folder.claim()
         continued = self._continued()
-        if continued is None:
+        if continued is None or save_dir.resolve() not in Path(options.resume or "").resolve().parents:
             folder.refuse_if_used()
         trainer = self._trainer(folder)
         if continued is not None:
@@ -217,7 +218,7 @@ class TrainingRun:
                 method.weight = options.weight * share
 
         return Trainer(
-            in_parallel(method, self.device),
+            in_parallel(method, self.device, options.amp),
             self.model,
             optimizer,
             schedule,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from cgc.data.views import Batch, SeededSampler, ViewLoader, mix_seed
 from cgc.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
 from cgc.engine.records import RunRecorder
-from cgc.engine.runtime import Precision, StopRequest, autocast, bar_interval
+from cgc.engine.runtime import Precision, StopRequest, bar_interval
 from cgc.engine.totals import Totals, means_of
 from cgc.errors import InputError, RunError
 from cgc.spatial import SpatialTransform
@@ -92,7 +92,6 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
         self.progress = Progress()
         self.steps_per_epoch = math.ceil(self.sampler.length / self.batch_size)
-        autocast(device, options.amp)  # refuses a precision that is not there
 
     def fit(self, stop: StopRequest, recorder: RunRecorder | None = None) -> Progress:
         """Train to the end, or until ``stop``; either way the last checkpoint holds the returned progress.
@@ -157,8 +156,7 @@ class Trainer:
         assert batch.xe is not None
         tensors = (batch.xe, batch.query, batch.labels, transform.pack())
         xe, query, labels, packed = (t.to(self.device, non_blocking=True) for t in tensors)
-        with autocast(self.device, options.amp):
-            outputs = self.method(xe, query, labels, packed)
+        outputs = self.method(xe, query, labels, packed)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(outputs["loss"].mean()).backward()
         self.scaler.unscale_(self.optimizer)
@@ -289,7 +287,8 @@ class Trainer:
     def _advance_schedule(self) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step")
-            for _ in range(self.progress.epoch * self.steps_per_epoch + self.progress.step):
+            done = self.progress.epoch * self.steps_per_epoch + self.progress.step
+            for _ in range(min(done, self.options.epochs * self.steps_per_epoch)):
                 self.schedule.step()
 
 

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cgc.errors import InputError
 
@@ -33,8 +33,30 @@ def pick_device(name: str | None, gpu: int | None = None) -> torch.device:
     return device
 
 
-def in_parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """DataParallel over all visible GPUs where several are there and none was picked, else the module itself."""
+class InPrecision(nn.Module):
+    """Runs a module under autocast.
+
+    Inside DataParallel, not around it: its threads take over that autocast is on, but not the precision.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device, precision: Precision) -> None:
+        super().__init__()
+        autocast(device, precision)  # refuses a precision that is not there
+        self.module, self.device, self.precision = module, device, precision
+
+    def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
+        with autocast(self.device, self.precision):
+            return self.module(*tensors)
+
+
+def in_parallel(module: nn.Module, device: torch.device, precision: Precision = "off") -> nn.Module:
+    """The module in mixed precision if asked, and in DataParallel over all visible GPUs where several are there and
+    none was picked.
+
+    Raises InputError where the device lacks the precision.
+    """
+    if precision != "off":
+        module = InPrecision(module, device, precision)
     if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
         return nn.DataParallel(module)
     return module

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cgc.data.views import ViewLoader, mix_seed
-from cgc.engine.runtime import Precision, autocast, evaluating
+from cgc.engine.runtime import evaluating
 from cgc.errors import InputError
 from cgc.metrics.consistency import consistency
 from cgc.spatial import SpatialTransform
@@ -22,7 +22,6 @@ def validate(
     *,
     image_size: int,
     temperature: float,
-    amp: Precision = "off",
     strict: bool = False,
 ) -> tuple[dict[str, float], list[str]]:
     """Figures of one pass: ``val_top1`` and ``val_top5`` in percent, ``val_consistency`` (the CGC loss against 63
@@ -45,10 +44,8 @@ def validate(
                 raise InputError(f"unreadable image (--strict): {unreadable[0]}")
             keep = _not_seen_before(batch.indices, seen)
             transform_N5 = _transforms(batch.indices, image_size)
-            with autocast(device, amp):
-                outputs = step(
-                    batch.query.to(device, non_blocking=True), transform_N5.to(device, non_blocking=True)
-                )
+            query = batch.query.to(device, non_blocking=True)
+            outputs = step(query, transform_N5.to(device, non_blocking=True))
             packed.append(transform_N5[keep])
             ranks.append(_ranks(outputs["logits"].float().cpu(), batch.labels)[keep])
             queries.append(outputs["query_maps"].float().cpu()[keep])

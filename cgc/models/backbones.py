@@ -18,6 +18,9 @@ from cgc.errors import InputError, RunError
 _TRANSFORMERS = ("vit_", "swin_", "maxvit")
 _SMALL_STEM = "_small"  # resnet18_small, resnet50_small, ...
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+# The published weights of these two expect another normalisation. Converted whether pretrained or not, so that a
+# checkpoint computes what its model did.
+_INCEPTION = {"aux_logits": False, "transform_input": True}
 
 
 class TinyResNet(nn.Module):
@@ -91,15 +94,15 @@ def build_backbone(
     elif pretrained:
         backbone = _pretrained(arch, num_classes)
     else:
-        auxiliary = {"aux_logits": False, "init_weights": True} if arch in _WITH_AUXILIARY_HEADS else {}
-        backbone = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **auxiliary)
+        inception = {**_INCEPTION, "init_weights": True} if arch in _WITH_AUXILIARY_HEADS else {}
+        backbone = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **inception)
     return _with_max_pool(arch, backbone) if maxpool else backbone
 
 
 def _pretrained(arch: str, num_classes: int) -> nn.Module:
-    auxiliary = {"aux_logits": False} if arch in _WITH_AUXILIARY_HEADS else {}
+    inception = _INCEPTION if arch in _WITH_AUXILIARY_HEADS else {}
     try:
-        backbone: nn.Module = torchvision.models.get_model(arch, weights="IMAGENET1K_V1", **auxiliary)
+        backbone: nn.Module = torchvision.models.get_model(arch, weights="IMAGENET1K_V1", **inception)
     except OSError as error:
         raise RunError(f"the ImageNet weights of {arch} could not be downloaded: {error}") from error
     if num_classes != 1000:

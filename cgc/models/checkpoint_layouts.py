@@ -84,7 +84,7 @@ def load_weights(backbone: nn.Module, checkpoint: Checkpoint, *, new_head: bool 
     own, given = backbone.state_dict(), checkpoint.weights
     misshapen = [k for k in own if k in given and own[k].shape != given[k].shape]
     head = _head_keys(own)
-    replaced = [k for k in misshapen if k in head]
+    replaced = [k for k in misshapen if k in head and own[k].shape[1:] == given[k].shape[1:]]
     if replaced and not new_head:
         sizes = f"{given[replaced[0]].shape[0]} classes, this run has {own[replaced[0]].shape[0]}"
         raise InputError(f"{checkpoint.path} has {sizes}; --new-head starts with a fresh classifier")

@@ -257,3 +257,16 @@ def test_ctrl_c_from_outside(training_data: Path, tmp_path: Path) -> None:
     assert train(training_data, *options, save_dir=whole, arch="mobilenet_v2") == 0
     assert training_differences(run / "checkpoint_004.pth.tar", whole / "checkpoint_004.pth.tar") == []
     assert rows(run) == rows(whole)
+
+
+def test_a_run_is_not_continued_into_the_folder_of_another(
+    training_data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    assert train(training_data, "--epochs", "1", "--seed", "5", save_dir=other) == 0
+    before = (other / "checkpoint_001.pth.tar").read_bytes()
+    capsys.readouterr()
+    resume = finished / "checkpoint_002.pth.tar"
+    assert train(training_data, "--epochs", "3", "--resume", resume, save_dir=other) == 2
+    assert "already holds checkpoint_001.pth.tar" in capsys.readouterr().err
+    assert (other / "checkpoint_001.pth.tar").read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import pytest
 import torch
@@ -81,3 +82,21 @@ def test_the_earlier_handlers_come_back(fails: bool) -> None:
     except ZeroDivisionError:
         pass
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_precision_goes_with_the_module_into_other_threads() -> None:
+    """DataParallel runs its replicas in threads, which do not inherit the precision."""
+    seen: list[torch.dtype] = []
+
+    class Product(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            seen.append((x @ x).dtype)
+            return {}
+
+    module = in_parallel(Product(), CPU, "bf16")
+    thread = threading.Thread(target=module, args=(torch.ones(2, 2),))
+    thread.start()
+    thread.join()
+    assert seen == [torch.bfloat16]
+    with pytest.raises(InputError, match="fp16"):
+        in_parallel(Product(), CPU, "fp16")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cgc.data.folders import open_split
 from cgc.data.views import EvalViews, SeededSampler, ViewLoader, make_loader
+from cgc.engine.runtime import in_parallel
 from cgc.engine.validation import _ranks, validate
 from cgc.errors import InputError
 from cgc.gradcam import GradCAMModel
@@ -135,7 +136,9 @@ def test_bfloat16_is_close(data: Path) -> None:
     torch.manual_seed(0)
     step = ValidationStep(GradCAMModel(TinyResNet(3)))
     single = figures(step, data)
-    mixed = validate(step, loader(data, 4), CPU, image_size=SIZE, temperature=0.5, amp="bf16")[0]
+    mixed = validate(in_parallel(step, CPU, "bf16"), loader(data, 4), CPU, image_size=SIZE, temperature=0.5)[
+        0
+    ]
     assert mixed["val_cosine"] == pytest.approx(single["val_cosine"], abs=0.02)
     assert mixed["val_cosine"] != single["val_cosine"]
 
