@@ -114,7 +114,13 @@ def run(options: Options) -> int:
     found = open_boxes(options.data, classes=options.classes, dataset=options.dataset)
     if options.pretrained and options.resume is None and len(found.classes) != _IMAGENET_CLASSES:
         raise InputError(f"--pretrained has ImageNet's 1000 classes, {options.data} has {len(found.classes)}")
-    model = load_model(options.arch, options.resume, len(found.classes), pretrained=options.pretrained)
+    model = load_model(
+        options.arch,
+        options.resume,
+        len(found.classes),
+        pretrained=options.pretrained,
+        image_size=options.input_resize,
+    )
     with evaluating(model.to(device)):
         result = evaluate_localisation(
             partial(model.explain, weighting=options.weighting),

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from cgc.errors import InputError, RunError
 
 
@@ -36,6 +38,13 @@ def non_negative_float(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def seed(text: str) -> int:
+    value = non_negative_int(text)
+    if value >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} does not fit into 63 bits")
     return value
 
 
@@ -85,6 +94,23 @@ def run_command(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
+    except (torch.OutOfMemoryError, OSError, RuntimeError) as error:
+        reason = _known_failure(error)
+        if reason is None:
+            raise
+        print(f"failed: {reason}", file=sys.stderr)
         return 1
+
+
+def _known_failure(error: Exception) -> str | None:
+    """What to say of failures that are the machine's and not a bug's; None for all others."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return f"out of memory; a smaller -b, a smaller --image-size or --amp bf16 needs less ({text[:150]})"
+    if isinstance(error, OSError):
+        return text
+    if "DataLoader worker" in text:
+        return f"a loader process died ({text}); it may have run out of memory or of /dev/shm: fewer -j"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"torch.compile does not work here ({text}); leave out --compile"
+    return None

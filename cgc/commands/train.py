@@ -16,6 +16,7 @@ from cgc.commands.options import (
     positive_float,
     positive_int,
     run_command,
+    seed,
 )
 from cgc.data.specs import DATASETS
 from cgc.engine.optim import Schedule
@@ -23,6 +24,7 @@ from cgc.engine.runtime import Precision
 from cgc.errors import InputError
 from cgc.losses.cgc import Anchor
 
+WEIGHT = 0.5  # λ of the published README
 MAP_FLOOR = 0.1  # the stable default; docs/departures.md says what it does and why
 
 
@@ -79,7 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None = None) -> TrainOptions:
     """The options of a command line (default: the process's own)."""
-    return TrainOptions(**vars(build_parser().parse_args(argv)))
+    arguments = build_parser().parse_args(argv)
+    if arguments.weight is None:
+        # The L2 loss is a mean over S² pixels of unit-norm maps: at this weight a cosine counts as much as in CGC.
+        arguments.weight = WEIGHT * (arguments.image_size**2 if arguments.method == "l2" else 1)
+    return TrainOptions(**vars(arguments))
 
 
 def _run(options: TrainOptions) -> int:
@@ -122,7 +128,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         "--wd", "--weight-decay", dest="weight_decay", type=non_negative_float, default=1e-4, help="(1e-4)"
     )
     group.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
-    group.add_argument("--seed", type=non_negative_int, default=0, help="of everything random (0)")
+    group.add_argument("--seed", type=seed, default=0, help="of everything random (0)")
     group.add_argument(
         "--dataset", choices=sorted(DATASETS), help="check the number of classes of a known dataset"
     )
@@ -159,8 +165,8 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
         "--lambda",
         dest="weight",
         type=non_negative_float,
-        default=0.5,
-        help="λ, weight of the consistency; 0: cross-entropy of the three views alone (0.5)",
+        help="λ, weight of the consistency; 0: cross-entropy of the three views alone "
+        "(0.5; for l2, whose published weight is unknown, 0.5 × IMAGE_SIZE²)",
     )
     group.add_argument(
         "--anchor",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,9 @@ from cgc.data.folders import open_split
 from cgc.data.presets import normalise
 from cgc.data.views import EvalViews, SeededSampler, TrainViews, ViewLoader, make_loader
 from cgc.engine.checkpoint import CheckpointFolder
-from cgc.engine.loop import LoopOptions, Progress, Trainer
+from cgc.engine.loop import Trainer
 from cgc.engine.optim import make_optimizer, make_schedule
+from cgc.engine.progress import LoopOptions, Progress
 from cgc.engine.records import RunRecorder
 from cgc.engine.runtime import StopRequest, in_parallel, pick_device
 from cgc.engine.validation import validate
@@ -29,7 +29,7 @@ from cgc.errors import InputError
 from cgc.gradcam import GradCAMModel
 from cgc.methods import BaselineMethod, CGCMethod
 from cgc.methods.validation import ValidationStep
-from cgc.models.backbones import build_backbone
+from cgc.models.backbones import build_backbone, check_image_size
 from cgc.models.checkpoint_layouts import Checkpoint, load_weights, read_checkpoint, released_state_dict
 from cgc.report.overlays import panel_row
 
@@ -54,6 +54,7 @@ class TrainingRun:
 
     def __init__(self, options: TrainOptions) -> None:
         self.options = options
+        self.stop = StopRequest()
         self.device = pick_device(options.device, options.gpu)
         self.checkpoint = read_checkpoint(options.resume) if options.resume else None
         self.arch = options.arch or (self.checkpoint.arch if self.checkpoint else None) or _DEFAULT_ARCH
@@ -95,38 +96,27 @@ class TrainingRun:
             said = load_weights(backbone, self.checkpoint, new_head=options.new_head)
             print(said, file=sys.stderr)
             self._check_classes(self.checkpoint)
-        self._check_forward(backbone)
+        # The smallest batch of the run is its last one.
+        smallest = min(len(self.train_views) % options.batch_size or options.batch_size, 2)
+        try:
+            check_image_size(backbone, options.image_size, smallest, training=not options.evaluate)
+        except InputError as error:
+            raise InputError(f"{self.arch}, -b {options.batch_size}: {error}") from error
         try:
             # Channels last is what the views come in, and what convolutions are fastest with, on CPU and GPU.
             model = GradCAMModel(backbone).to(self.device).to(memory_format=torch.channels_last)
         except ValueError as error:
             raise InputError(f"{self.arch}: {error}") from error
-        except RuntimeError as error:
-            raise InputError(f"{self.arch} cannot run: {str(error).splitlines()[0]}") from error
         if options.compile:
             model.compile_trunk()
         return model
 
-    def _check_forward(self, backbone: nn.Module) -> None:
-        """One forward of the smallest batch of the run, so that a size the network cannot take is found here."""
-        options = self.options
-        n = min(len(self.train_views) % options.batch_size or options.batch_size, 2)
-        images = torch.zeros(n, 3, options.image_size, options.image_size)
-        probe = copy.deepcopy(backbone).train(not options.evaluate)
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                probe(images)
-        except (RuntimeError, ValueError) as error:
-            last = "the last batch has one image: " if n == 1 else ""
-            raise InputError(
-                f"{self.arch} cannot run with --image-size {options.image_size} and --batch-size "
-                f"{options.batch_size}: {last}{str(error).splitlines()[0]}"
-            ) from error
-
     def _check_classes(self, checkpoint: Checkpoint) -> None:
         """The same number of classes is not the same classes."""
         theirs = checkpoint.extra.get("classes")
-        if theirs is not None and list(theirs) != list(self.classes) and not self.options.new_head:
+        if not isinstance(theirs, list) or not theirs:  # not one of ours
+            return
+        if theirs != list(self.classes) and not self.options.new_head:
             raise InputError(
                 f"{checkpoint.path} was trained on other classes ({theirs[0]}, …) than {self.options.data} has "
                 f"({self.classes[0]}, …); --new-head starts with a fresh classifier"
@@ -149,10 +139,15 @@ class TrainingRun:
             image_size=self.options.image_size,
             temperature=self.options.temperature,
             strict=self.options.strict,
+            stop=self.stop,
         )
 
     def train(self) -> int:
-        options, stop = self.options, StopRequest()
+        options, stop = self.options, self.stop
+        if self.checkpoint is None and options.start_epoch >= options.epochs:
+            raise InputError(
+                f"--start-epoch {options.start_epoch} leaves none of {options.epochs} epochs to train"
+            )
         save_dir = options.save_dir or Path("runs") / f"{options.method}-{self.arch}-seed{options.seed}"
         folder = CheckpointFolder(save_dir, options.keep)
         folder.claim()
@@ -180,12 +175,15 @@ class TrainingRun:
                 progress = trainer.fit(stop, recorder)
         finally:
             recorder.close()
+            name_unreadable(trainer.progress.unreadable)
         completed = progress.epoch >= options.epochs
         recorder.result(self._result(progress, recorder.rows[-1] if recorder.rows else {}, completed))
-        name_unreadable(progress.unreadable)
         if completed:
             return 0
-        print(f"stopped; to continue: the same command with --resume {folder.latest}", file=sys.stderr)
+        print(
+            f"stopped; to continue: the same command with --resume {folder.latest or options.resume}",
+            file=sys.stderr,
+        )
         return stop.exit_status
 
     def _continued(self) -> Mapping[str, Any] | None:
@@ -196,7 +194,9 @@ class TrainingRun:
 
     def _say_what_changed(self, continued: Mapping[str, Any]) -> None:
         """A run is continued with this command's options; where they are not the checkpoint's, say so."""
-        before, now = continued.get("options", {}), self._plain_options()
+        before, now = continued.get("options"), self._plain_options()
+        if not isinstance(before, dict):  # not one of ours
+            return
         for name in sorted(set(before) & set(now) - _MAY_CHANGE):
             if before[name] != now[name]:
                 print(f"continuing with {name} {now[name]}; it was {before[name]}", file=sys.stderr)

@@ -46,6 +46,7 @@ DIAMETER = (0.3, 0.55)  # of the circle around the object, as a share of the ima
 _SUPERSAMPLING = 4
 _VERSION = 1  # raise it when the drawing changes, so that a folder drawn before is not taken for current
 _STAMP = "shapes.json"
+_DRAWING = ".drawing"
 
 FloatArray = NDArray[np.float64]
 
@@ -105,17 +106,20 @@ def write_shapes(
     try:
         if _is_written(root, stamp):
             return root
+        root.mkdir(parents=True, exist_ok=True)
+        (root / _DRAWING).touch()
         _write_train(root, train_per_class, size, seed)
         _write_held_out(root, val_per_class, size, seed)
         (root / _STAMP).write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")  # last: all is there
+        (root / _DRAWING).unlink()
     except OSError as error:
         raise InputError(f"{error.filename or root}: {error.strerror}") from error
     return root
 
 
 def _is_written(root: Path, stamp: dict[str, int]) -> bool:
-    if not root.is_dir() or not any(root.iterdir()):
-        return False
+    if not root.is_dir() or not any(root.iterdir()) or (root / _DRAWING).exists():
+        return False  # the last: a drawing that was interrupted is begun again
     try:
         if json.loads((root / _STAMP).read_text(encoding="utf-8")) == stamp:
             return True

@@ -249,8 +249,9 @@ class ViewLoader(DataLoader[Sample]):
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process decides when its workers stop.
+    # Ctrl-C, and a scheduler's SIGTERM, reach the whole process group; the main process decides when its workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)  # the workers are the parallelism
 
 

@@ -20,19 +20,18 @@ class CheckpointFolder:
     """The checkpoints of one run: ``checkpoint_NNN.pth.tar`` after NNN epochs, and ``model_best.pth.tar``.
 
     Files are written beside their place and renamed into it. Of the checkpoints that this process wrote, the last
-    ``keep`` stay (0: all of them).
+    ``keep`` stay (0: all of them). ``latest`` is the last one written.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
+        self.latest: Path | None = None
         self._written: list[Path] = []
+        self._inside: list[Path] = []
 
     def claim(self) -> None:
-        """Create the folder for a new run.
-
-        Raises InputError if it cannot be written to, or holds the checkpoints of another run.
-        """
+        """Create the folder; raises InputError if it cannot be written to."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / ".writable"
@@ -50,11 +49,6 @@ class CheckpointFolder:
                 "or choose another --save_dir"
             )
 
-    @property
-    def latest(self) -> Path | None:
-        """The last checkpoint written by this process."""
-        return self._written[-1] if self._written else None
-
     def save(self, content: Mapping[str, Any], epoch: int, step: int, *, best: bool = False) -> Path:
         """Write a checkpoint after ``epoch`` whole epochs and ``step`` steps of the next one.
 
@@ -67,12 +61,21 @@ class CheckpointFolder:
                 _write(self.folder / "model_best.pth.tar", lambda partial: shutil.copyfile(path, partial))
         except (OSError, RuntimeError) as error:
             raise RunError(f"could not write {path}: {error}; earlier checkpoints are intact") from error
-        if path in self._written:
-            self._written.remove(path)
-        self._written.append(path)
-        while self.keep and len(self._written) > self.keep:
-            self._written.pop(0).unlink(missing_ok=True)
+        self.latest = path
+        self._clear_away(path, whole_epoch=step == 0)
         return path
+
+    def _clear_away(self, path: Path, *, whole_epoch: bool) -> None:
+        """Whole epochs beyond the last ``keep``; checkpoints inside an epoch once the next whole one is there."""
+        if whole_epoch:
+            for inside in self._inside:
+                inside.unlink(missing_ok=True)
+            self._inside.clear()
+            self._written = [p for p in self._written if p != path] + [path]
+            while self.keep and len(self._written) > self.keep:
+                self._written.pop(0).unlink(missing_ok=True)
+        else:
+            self._inside = [p for p in self._inside if p != path] + [path]
 
 
 def _write(path: Path, write: Any) -> None:

@@ -6,7 +6,7 @@ Per image rows are the truth; `summarise` only averages them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cgc.data.boxed_views import boxed_loader
+from cgc.data.boxed_views import SizedBatch, boxed_loader
 from cgc.data.boxes import BoxedImage
 from cgc.data.presets import normalise
 from cgc.engine.runtime import bar_interval
@@ -129,25 +129,29 @@ def evaluate_localisation(
     with tqdm(total=len(images), unit="image", disable=not progress, mininterval=interval) as bar:
         for batch in loader:
             result.failed.extend(batch.unreadable)
-            if batch.indices:
-                labels = torch.tensor([images[index].label for index in batch.indices], device=device)
-                on_device = batch.images.to(device, non_blocking=True)
-                logits, maps = explain(normalise(on_device), labels)
-                rows = zip(
-                    batch.indices, logits.detach().float().cpu(), maps.detach().float().cpu(), strict=True
-                )
-                for index, logits_K, map_hw in rows:
-                    if not (torch.isfinite(map_hw).all() and torch.isfinite(logits_K).all()):
-                        result.failed.append((index, "logits or map not finite"))
-                        continue
-                    row = _score(index, images[index], logits_K, map_hw, tolerance, zero_maps)
-                    result.scores.append(row)
-                    if on_map is not None:
-                        on_map(row, map_hw)
+            for index, logits_K, map_hw in _explained(explain, batch, images, device):
+                if not (torch.isfinite(map_hw).all() and torch.isfinite(logits_K).all()):
+                    result.failed.append((index, "logits or map not finite"))
+                    continue
+                row = _score(index, images[index], logits_K, map_hw, tolerance, zero_maps)
+                result.scores.append(row)
+                if on_map is not None:
+                    on_map(row, map_hw)
             bar.update(len(batch.indices) + len(batch.unreadable))
     result.scores.sort(key=lambda row: row.index)
     result.failed.sort()
     return result
+
+
+def _explained(
+    explain: Explainer, batch: SizedBatch, images: Sequence[BoxedImage], device: torch.device
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Index, logits (K,) and map (h, w) of each image of a batch, on the CPU."""
+    if not batch.indices:
+        return
+    labels = torch.tensor([images[index].label for index in batch.indices], device=device)
+    logits, maps = explain(normalise(batch.images.to(device, non_blocking=True)), labels)
+    yield from zip(batch.indices, logits.detach().float().cpu(), maps.detach().float().cpu(), strict=True)
 
 
 def _score(
@@ -164,6 +168,8 @@ def _score(
         return MapScore(mass_inside(full_HW, inside_HW), hit, mass_inside(full_HW, near_HW))
 
     confidence, prediction = logits_K.softmax(0).max(0)
+    # A zero map is the uniform one exactly: resizing would move its peak by rounding.
+    full_HW = uniform_map(size) if zero else full_size_map(normalise_map(map_hw), size)
     return ImageScore(
         index=index,
         label=image.label,
@@ -172,7 +178,7 @@ def _score(
         zero_map=zero,
         all_difficult=image.all_difficult,
         tolerance=pixels,
-        model=score(full_size_map(normalise_map(map_hw), size)) if counts else MapScore(None, None, None),
+        model=score(full_HW) if counts else MapScore(None, None, None),
         uniform=score(uniform_map(size)),
         gaussian=score(centre_gaussian_map(size)),
     )

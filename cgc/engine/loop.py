@@ -10,7 +10,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,41 +20,14 @@ from tqdm import tqdm
 
 from cgc.data.views import Batch, SeededSampler, ViewLoader, mix_seed
 from cgc.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
+from cgc.engine.progress import LoopOptions, Progress
 from cgc.engine.records import RunRecorder
-from cgc.engine.runtime import Precision, StopRequest, bar_interval
+from cgc.engine.runtime import Stopped, StopRequest, bar_interval
 from cgc.engine.totals import Totals, means_of
 from cgc.errors import InputError, RunError
 from cgc.spatial import SpatialTransform
 
 _TRANSFORMS = 1  # stream of mix_seed: apart from those of order and items, which end in -1 and an index
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """What the loop itself needs to know."""
-
-    epochs: int
-    seed: int
-    image_size: int
-    print_freq: int
-    amp: Precision = "off"
-    clip_grad_norm: float | None = None
-    strict: bool = False
-    warmup_steps: int = 0  # steps over which λ rises to its value
-
-
-@dataclass
-class Progress:
-    """Where a run is: whole epochs, steps of the next one, what that one has added up so far."""
-
-    epoch: int = 0
-    step: int = 0
-    best_acc1: float = -1.0
-    seconds: float = 0.0
-    unreadable: list[str] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
-    batch_size: int = 0
-    seed: int = 0
 
 
 class Trainer:
@@ -91,6 +63,7 @@ class Trainer:
         self.state, self.validate, self.set_weight = state, validate, set_weight
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
         self.progress = Progress()
+        self._in_step = False
         self.steps_per_epoch = math.ceil(self.sampler.length / self.batch_size)
 
     def fit(self, stop: StopRequest, recorder: RunRecorder | None = None) -> Progress:
@@ -100,39 +73,52 @@ class Trainer:
         """
         self.recorder = recorder
         while self.progress.epoch < self.options.epochs and not stop:
-            started = time.perf_counter()
-            sums = self._train_epoch(stop)
-            self.progress.seconds += time.perf_counter() - started
-            if self.progress.step < self.steps_per_epoch:
-                self.progress.sums = sums.read()
-                self._check_finite(means_of(self.progress.sums))
-                self._save(best=False)
+            totals = Totals(self.device, self.progress.sums)
+            try:
+                self._train_epoch(stop, totals)
+                if stop:
+                    raise Stopped
+                self._finish_epoch(totals.read())
+            except Stopped:
+                self._save_unfinished(totals)
                 break
-            self._finish_epoch(sums.read())
+            except (InputError, KeyboardInterrupt):
+                self._save_unfinished(totals)
+                raise
         return self.progress
 
-    def _train_epoch(self, stop: StopRequest) -> Totals:
+    def _save_unfinished(self, totals: Totals) -> None:
+        """Save inside an epoch (its validation included), unless a step was cut short or nothing was done."""
+        if self._in_step or not self.progress.step:
+            return
+        self.progress.sums = totals.read()
+        self._check_finite(self.progress.sums)
+        self._save(best=False)
+
+    def _train_epoch(self, stop: StopRequest, totals: Totals) -> None:
         """The steps of the current epoch that are not done yet."""
+        started = time.perf_counter()
         progress, options = self.progress, self.options
         self.sampler.set_epoch(
             progress.epoch, start=min(progress.step * self.batch_size, self.sampler.length)
         )
-        sums = Totals(self.device, progress.sums)
         self.method.train()
-        total = self.steps_per_epoch
+        steps = self.steps_per_epoch
         title = f"epoch {progress.epoch + 1}/{options.epochs}"
         with tqdm(
-            total=total, initial=progress.step, desc=title, unit="step", mininterval=bar_interval()
+            total=steps, initial=progress.step, desc=title, unit="step", mininterval=bar_interval()
         ) as bar:
             for batch in self._batches():
-                self._step(batch, sums)
+                self._in_step = True
+                self._step(batch, totals)
                 progress.step += 1
+                self._in_step = False
                 bar.update()
-                if progress.step % options.print_freq == 0 or progress.step == total:
-                    self._report(bar, sums.read())
+                if progress.step % options.print_freq == 0 or progress.step == steps:
+                    self._report(bar, totals.read())
                 if stop:
                     break
-        return sums
+        progress.seconds += time.perf_counter() - started
 
     def _batches(self) -> Iterator[Batch]:
         for batch in self.loader:
@@ -146,7 +132,7 @@ class Trainer:
         known = self.progress.unreadable
         known += [line for line in dict.fromkeys(lines) if line not in known]
 
-    def _step(self, batch: Batch, sums: Totals) -> None:
+    def _step(self, batch: Batch, totals: Totals) -> None:
         options, progress = self.options, self.progress
         n = len(batch.labels)
         seed = mix_seed(options.seed, progress.epoch, progress.step, _TRANSFORMS)
@@ -164,30 +150,33 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.progress.lr = float(self.schedule.get_last_lr()[0])
         self.schedule.step()
-        self._add_up(sums, outputs, labels, norm)
+        self._add_up(totals, outputs, labels, norm)
 
     def _warm_up(self) -> None:
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
         if self.options.warmup_steps:
             self.set_weight(min(1.0, (done + 1) / self.options.warmup_steps))
 
-    def _add_up(self, sums: Totals, outputs: Mapping[str, Tensor], labels: Tensor, norm: Tensor) -> None:
+    def _add_up(self, totals: Totals, outputs: Mapping[str, Tensor], labels: Tensor, norm: Tensor) -> None:
         for name, value in outputs.items():
             if name != "logits":
-                sums.add(name, value)
-        sums.add("top1", outputs["logits"].argmax(dim=1) == labels)
-        sums.add("samples", torch.ones_like(labels))
-        sums.add("steps", torch.ones((), device=norm.device))
-        sums.add("grad_norm", norm)
-        sums.raise_to("grad_norm_max", norm)
+                totals.add(name, value)
+        totals.add("top1", outputs["logits"].argmax(dim=1) == labels)
+        totals.add("samples", torch.ones_like(labels))
+        totals.add("steps", torch.ones((), device=norm.device))
+        usable = norm.isfinite()
+        totals.add("spoilt", ~usable)
+        totals.add("grad_norm", torch.where(usable, norm, 0))
+        totals.raise_to("grad_norm_max", torch.where(usable, norm, 0))
         if self.options.clip_grad_norm is not None:
-            sums.add("clipped", norm > self.options.clip_grad_norm)
+            totals.add("clipped", norm > self.options.clip_grad_norm)
 
     def _report(self, bar: Any, totals: Mapping[str, float]) -> None:
         """Refresh the bar, log the step, and stop a run whose loss is no number."""
+        self._check_finite(totals)
         means = means_of(totals)
-        self._check_finite(means)
         rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
         bar.set_postfix_str(
             f"loss {means['loss']:.3f}, "
@@ -196,23 +185,25 @@ class Trainer:
         )
         step = self.progress.epoch * self.steps_per_epoch + self.progress.step
         if self.recorder is not None:
-            self.recorder.step(step, {**means, "lr": float(self.schedule.get_last_lr()[0])})
+            self.recorder.step(step, {**means, "lr": self.progress.lr})
 
-    def _check_finite(self, means: Mapping[str, float]) -> None:
-        # A gradient that is no number has spoilt the weights, whatever the loss before it was. With fp16 a step may
-        # overflow: the scaler skips it.
-        watched = ("loss",) if self.options.amp == "fp16" else ("loss", "grad_norm")
-        bad = [name for name in watched if not math.isfinite(means[name])]
-        if bad:
+    def _check_finite(self, totals: Mapping[str, float]) -> None:
+        """Stop a run whose loss or gradient is no number: its weights are spoilt.
+
+        With fp16 single steps overflow and are skipped; only an epoch of nothing else ends the run.
+        """
+        spoilt_steps = totals["spoilt"] >= (totals["steps"] if self.options.amp == "fp16" else 1)
+        if spoilt_steps or not math.isfinite(totals["loss"]):
+            what = "loss" if not math.isfinite(totals["loss"]) else "gradient"
             raise RunError(
-                f"the {bad[0]} became {means[bad[0]]} in epoch {self.progress.epoch + 1}; the checkpoints in "
+                f"the {what} is no finite number in epoch {self.progress.epoch + 1}; the checkpoints in "
                 f"{self.folder.folder} are from before. A lower --lr or --clip-grad-norm may help."
             )
 
     def _finish_epoch(self, totals: Mapping[str, float]) -> None:
         progress = self.progress
+        self._check_finite(totals)
         means = means_of(totals)
-        self._check_finite(means)
         started = time.perf_counter()
         figures, unreadable = self.validate()
         self._note_unreadable(unreadable)
@@ -222,7 +213,7 @@ class Trainer:
         progress.best_acc1 = max(progress.best_acc1, figures["val_top1"])
         row = {
             "epoch": progress.epoch,
-            "lr": float(self.schedule.get_last_lr()[0]),
+            "lr": self.progress.lr,
             **{f"train_{name}": value for name, value in means.items()},
             **figures,
             "seconds": round(progress.seconds, 2),

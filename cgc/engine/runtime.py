@@ -24,7 +24,9 @@ def pick_device(name: str | None, gpu: int | None = None) -> torch.device:
     Raises InputError for a device that this machine does not have.
     """
     if name is None:
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if gpu is None else f"cuda:{gpu}"
+        name = "cuda" if torch.cuda.is_available() or gpu is not None else "cpu"
+    if name == "cuda" and gpu is not None:
+        name = f"cuda:{gpu}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -91,6 +93,10 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 def bar_interval() -> float:
     """Seconds between two drawings of a progress bar: a log file needs fewer than a terminal."""
     return 0.5 if sys.stderr.isatty() else 30.0
+
+
+class Stopped(Exception):
+    """Work was broken off at a safe place because of a :class:`StopRequest`."""
 
 
 class StopRequest:

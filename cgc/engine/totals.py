@@ -32,17 +32,22 @@ class Totals:
 
 
 def means_of(totals: Mapping[str, float]) -> dict[str, float]:
-    """Means over samples or steps; ``top1``, ``near_zero`` and ``clipped`` in percent."""
+    """Means over samples or steps; ``top1``, ``near_zero``, ``clipped`` and ``spoilt`` in percent.
+
+    ``spoilt`` steps have a gradient that is not finite; with fp16 they are skipped, and left out of ``grad_norm``.
+    """
     samples, steps = max(totals["samples"], 1), max(totals["steps"], 1)
     means: dict[str, float] = {}
     for name, total in totals.items():
-        if name in ("grad_norm", "clipped"):
+        if name == "grad_norm":
+            means[name] = total / max(steps - totals["spoilt"], 1)
+        elif name in ("clipped", "spoilt"):
             means[name] = total / steps
         elif name == "grad_norm_max":
             means[name] = total
         elif name not in ("samples", "steps"):
             means[name] = total / samples
-    for name in ("top1", "near_zero", "clipped"):
+    for name in ("top1", "near_zero", "clipped", "spoilt"):
         if name in means:
             means[name] *= 100
     return means

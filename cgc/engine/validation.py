@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cgc.data.views import ViewLoader, mix_seed
-from cgc.engine.runtime import evaluating
+from cgc.engine.runtime import Stopped, StopRequest, evaluating
 from cgc.errors import InputError
 from cgc.metrics.consistency import consistency
 from cgc.spatial import SpatialTransform
@@ -23,13 +23,17 @@ def validate(
     image_size: int,
     temperature: float,
     strict: bool = False,
+    stop: StopRequest | None = None,
 ) -> tuple[dict[str, float], list[str]]:
     """Figures of one pass: ``val_top1`` and ``val_top5`` in percent, ``val_consistency`` (the CGC loss against 63
     negatives) and ``val_cosine`` (mean cosine of the two masks, 1 is best); and the unreadable images.
 
     ``step`` maps uint8 queries and packed transforms to logits and the two heatmaps
     (:class:`cgc.methods.validation.ValidationStep`). The augmented view of an image depends on its index alone. Images
-    that stand in for unreadable ones are counted once. Modes are left as they were found.
+    that stand in for unreadable ones are counted once. ``val_zero_maps`` is the percentage of images one of whose maps
+    is zero: such a pair counts as consistent. Modes are left as they were found.
+
+    Raises InputError for an unreadable image under ``strict``, Stopped once ``stop`` is set.
     """
     unreadable: list[str] = []
     seen: set[int] = set()
@@ -39,6 +43,8 @@ def validate(
     ranks: list[Tensor] = []
     with evaluating(step):
         for batch in loader:
+            if stop:
+                raise Stopped
             unreadable += batch.unreadable
             if strict and unreadable:
                 raise InputError(f"unreadable image (--strict): {unreadable[0]}")
@@ -55,13 +61,15 @@ def validate(
         torch.cat(queries), torch.cat(augmented), transform, temperature=temperature, seed=_SEED
     )
     rank_N = torch.cat(ranks)
+    zero_N = torch.stack([torch.cat(maps).flatten(1).amax(1) == 0 for maps in (queries, augmented)]).any(0)
     figures = {
         "val_top1": 100 * float((rank_N < 1).double().mean()),
         "val_top5": 100 * float((rank_N < 5).double().mean()),
         "val_consistency": float(agreement.loss_N.mean()),
         "val_cosine": float(agreement.cosine_N.mean()),
+        "val_zero_maps": 100 * float(zero_N.double().mean()),
     }
-    return figures, unreadable
+    return figures, list(dict.fromkeys(unreadable))
 
 
 def _not_seen_before(indices_N: Tensor, seen: set[int]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from cgc.losses.cgc import cgc_loss, l2_consistency_loss
 from cgc.spatial import SpatialTransform
@@ -61,3 +62,48 @@ def consistency(
         # Unit vectors: |a - q|² = 2 - 2 a·q, and the L2 loss is its mean over the pixels.
         cosine_N[group] = 1 - l2_consistency_loss(q, a, t, reduction="none") * transform.size**2 / 2
     return Consistency(loss_N, cosine_N)
+
+
+class CGCConsistency(Metric):
+    """Accumulates heatmaps batch by batch; ``compute`` is the mean of :func:`consistency`'s loss over all images.
+
+    Over several processes the maps are gathered, so that the negatives come from the whole set.
+    """
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+    query_maps: list[Tensor]
+    augmented_maps: list[Tensor]
+    transforms: list[Tensor]
+
+    def __init__(
+        self, size: int, *, temperature: float = 0.5, negatives: int = NEGATIVES, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.size, self.temperature, self.negatives, self.seed = size, temperature, negatives, seed
+        for name in ("query_maps", "augmented_maps", "transforms"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, query_maps: Tensor, augmented_maps: Tensor, transform: SpatialTransform) -> None:
+        """Maps (N, h, w) of the queries and of their augmented views."""
+        if transform.size != self.size:
+            raise ValueError(
+                f"the metric is for images of {self.size} px, the transform for {transform.size}"
+            )
+        self.query_maps.append(query_maps)
+        self.augmented_maps.append(augmented_maps)
+        self.transforms.append(transform.pack())
+
+    def compute(self) -> Tensor:
+        """Mean loss, a scalar."""
+        maps = (torch.cat(tuple(state)) for state in (self.query_maps, self.augmented_maps, self.transforms))
+        query_maps, augmented_maps, packed = maps
+        return consistency(
+            query_maps,
+            augmented_maps,
+            SpatialTransform.unpack(packed, self.size),
+            temperature=self.temperature,
+            negatives=self.negatives,
+            seed=self.seed,
+        ).loss_N.mean()

@@ -5,6 +5,7 @@ Shapes: images (N, 3, H, W) to logits (N, K).
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 
@@ -17,10 +18,9 @@ from cgc.errors import InputError, RunError
 
 _TRANSFORMERS = ("vit_", "swin_", "maxvit")
 _SMALL_STEM = "_small"  # resnet18_small, resnet50_small, ...
+# Published weights of these two expect another normalisation, which transform_input gives them. Fresh ones get it
+# too, so that a checkpoint computes what its model did.
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
-# The published weights of these two expect another normalisation. Converted whether pretrained or not, so that a
-# checkpoint computes what its model did.
-_INCEPTION = {"aux_logits": False, "transform_input": True}
 
 
 class TinyResNet(nn.Module):
@@ -75,6 +75,8 @@ def build_backbone(
 
     Raises InputError for an unknown name or an option the architecture does not have, RunError if a download fails.
     """
+    if arch.startswith(_TRANSFORMERS):
+        raise InputError(f"{arch} is a vision transformer: Grad-CAM needs a convolutional feature grid")
     if arch not in architectures():
         close = difflib.get_close_matches(arch, architectures(), n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(architectures())}"
@@ -94,17 +96,22 @@ def build_backbone(
     elif pretrained:
         backbone = _pretrained(arch, num_classes)
     else:
-        inception = {**_INCEPTION, "init_weights": True} if arch in _WITH_AUXILIARY_HEADS else {}
+        fresh = {"transform_input": True, "aux_logits": False, "init_weights": True}
+        inception = fresh if arch in _WITH_AUXILIARY_HEADS else {}
         backbone = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **inception)
     return _with_max_pool(arch, backbone) if maxpool else backbone
 
 
 def _pretrained(arch: str, num_classes: int) -> nn.Module:
-    inception = _INCEPTION if arch in _WITH_AUXILIARY_HEADS else {}
     try:
-        backbone: nn.Module = torchvision.models.get_model(arch, weights="IMAGENET1K_V1", **inception)
+        backbone: nn.Module = torchvision.models.get_model(arch, weights="IMAGENET1K_V1")
     except OSError as error:
         raise RunError(f"the ImageNet weights of {arch} could not be downloaded: {error}") from error
+    if (
+        arch == "inception_v3"
+    ):  # torchvision loads the auxiliary head with the weights; GoogLeNet's it drops itself
+        backbone.aux_logits = False  # type: ignore[assignment]
+        backbone.AuxLogits = None  # type: ignore[assignment]
     if num_classes != 1000:
         name, head = last_linear(backbone)
         parent = backbone.get_submodule(name.rpartition(".")[0])
@@ -129,3 +136,18 @@ def _with_max_pool(arch: str, backbone: nn.Module) -> nn.Module:
         raise InputError(f"{arch} has no global average pooling that --maxpool could replace")
     backbone.avgpool = nn.AdaptiveMaxPool2d(1)
     return backbone
+
+
+def check_image_size(backbone: nn.Module, size: int, images: int = 1, *, training: bool = False) -> None:
+    """Run a copy of ``backbone`` once on ``images`` blank images of size×size px, in the mode asked for.
+
+    Raises InputError if it cannot: too small for its pools, or one image on one cell for batch norm in training.
+    """
+    probe = copy.deepcopy(backbone).train(training)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            probe(torch.zeros(images, 3, size, size))
+    except (RuntimeError, ValueError) as error:
+        batch = " in a batch of one" if images == 1 and training else ""
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the network cannot run on images of {size} px{batch}: {reason}") from error

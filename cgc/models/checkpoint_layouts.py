@@ -128,4 +128,5 @@ def _plain_types() -> list[Any]:
     """Types beside tensors that older files hold: NumPy scalars (``best_acc1``) and the parsed options."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = [np.dtype, *{type(np.dtype(t)) for t in ("f2", "f4", "f8", "i4", "i8", "u1", "?")}]
-    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), *kinds]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before and since NumPy 2
+    return [argparse.Namespace, *((scalar, name) for name in names), *kinds]

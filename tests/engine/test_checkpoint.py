@@ -31,11 +31,15 @@ def test_the_last_ones_are_kept_beside_the_best(tmp_path: Path, keep: int, left:
     assert folder.latest == tmp_path / numbered(4)[0]
 
 
-def test_a_checkpoint_inside_an_epoch_has_a_name_of_its_own_and_counts(tmp_path: Path) -> None:
+def test_a_checkpoint_inside_an_epoch_has_a_name_of_its_own_until_the_epoch_is_whole(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, 1)
     folder.save({}, 2, 0)
     path = folder.save({}, 2, 17)
-    assert names(tmp_path) == [path.name] == ["checkpoint_002_step000017.pth.tar"]
+    assert path.name == "checkpoint_002_step000017.pth.tar"
+    assert folder.latest == path
+    assert names(tmp_path) == ["checkpoint_002.pth.tar", path.name]  # the whole epoch stays
+    folder.save({}, 3, 0)
+    assert names(tmp_path) == ["checkpoint_003.pth.tar"]
 
 
 def test_saving_the_same_epoch_again_does_not_delete_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cgc.engine.runtime import Stopped
 from cgc.errors import InputError, RunError
 from tests.commands.runs import differences, training_folder
 from tests.engine.toy import EPOCHS, STEPS, fit, make_trainer, method_of, stop_after
@@ -45,7 +46,10 @@ def test_stopped_after_any_step_and_continued_ends_the_same(
 ) -> None:
     first = make_trainer(data, tmp_path)
     progress = fit(first, tmp_path, stop_after(first, steps))
-    assert (progress.epoch, progress.step) == divmod(steps, STEPS)
+    epoch, step = divmod(steps, STEPS)
+    if steps % STEPS == 0:  # the epoch is done but for its validation
+        epoch, step = epoch - 1, STEPS
+    assert (progress.epoch, progress.step) == (epoch, step)
     latest = first.folder.latest
     assert latest is not None
     assert latest.name == (
@@ -254,3 +258,28 @@ def test_unreadable_images_are_listed_once(data: Path, tmp_path: Path) -> None:
     assert [row["unreadable"] for row in metrics(run)] == ["1"] * EPOCHS
     with pytest.raises(InputError, match=r"strict.*bee/1\.png"):
         fit(make_trainer(copy, run, strict=True), run)
+
+
+def test_a_stop_request_during_validation_keeps_the_epoch(data: Path, tmp_path: Path) -> None:
+    """Validation of a large set takes longer than a scheduler waits: it is begun again after resuming."""
+    trainer = make_trainer(data, tmp_path)
+
+    def interrupted() -> tuple[dict[str, float], list[str]]:
+        raise Stopped
+
+    trainer.validate = interrupted
+    progress = fit(trainer, tmp_path)
+    assert (progress.epoch, progress.step) == (0, STEPS)
+    assert trainer.folder.latest == tmp_path / f"checkpoint_000_step{STEPS:06d}.pth.tar"
+
+
+def test_an_unreadable_validation_image_under_strict_keeps_the_epoch(data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path)
+
+    def strict() -> tuple[dict[str, float], list[str]]:
+        raise InputError("unreadable image")
+
+    trainer.validate = strict
+    with pytest.raises(InputError):
+        fit(trainer, tmp_path)
+    assert trainer.folder.latest == tmp_path / f"checkpoint_000_step{STEPS:06d}.pth.tar"

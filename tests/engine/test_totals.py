@@ -44,7 +44,7 @@ def test_what_is_no_number_stays_so(value: float) -> None:
 
 def test_means_are_over_samples_or_over_steps() -> None:
     totals = {"samples": 8.0, "steps": 2.0, "loss": 4.0, "top1": 2.0, "near_zero": 1.0}
-    totals |= {"grad_norm": 3.0, "grad_norm_max": 2.5, "clipped": 1.0}
+    totals |= {"grad_norm": 3.0, "grad_norm_max": 2.5, "clipped": 1.0, "spoilt": 0.0}
     assert means_of(totals) == {
         "loss": 0.5,
         "top1": 25.0,
@@ -52,4 +52,8 @@ def test_means_are_over_samples_or_over_steps() -> None:
         "grad_norm": 1.5,
         "grad_norm_max": 2.5,
         "clipped": 50.0,
+        "spoilt": 0.0,
     }
+    # A spoilt step adds nothing to the sum of the norms and does not count in their mean.
+    assert means_of(totals | {"spoilt": 1.0})["grad_norm"] == 3.0
+    assert means_of(totals | {"spoilt": 1.0})["spoilt"] == 50.0

@@ -61,7 +61,7 @@ def test_figures_do_not_depend_on_the_batch_size(data: Path) -> None:
     torch.manual_seed(0)
     step = ValidationStep(GradCAMModel(TinyResNet(3)))
     whole = figures(step, data, 9)
-    assert set(whole) == {"val_top1", "val_top5", "val_consistency", "val_cosine"}
+    assert set(whole) == {"val_top1", "val_top5", "val_consistency", "val_cosine", "val_zero_maps"}
     assert whole["val_consistency"] > 0
     assert 0 <= whole["val_cosine"] <= 1
     for batch_size in (1, 2, 4):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from cgc.data.folders import open_split
 from cgc.data.views import SeededSampler, TrainViews, make_loader
 from cgc.engine.checkpoint import CheckpointFolder
-from cgc.engine.loop import LoopOptions, Progress, Trainer
+from cgc.engine.loop import Trainer
 from cgc.engine.optim import make_optimizer, make_schedule
+from cgc.engine.progress import LoopOptions, Progress
 from cgc.engine.records import RunRecorder
 from cgc.engine.runtime import StopRequest
 

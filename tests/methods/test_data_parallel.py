@@ -1,9 +1,12 @@
-"""DataParallel on a real GPU; its arithmetic is tested by chunking on the CPU in test_cgc.py."""
+"""Replicas: DataParallel on a real GPU, and the way it makes replicas, in threads, on the CPU."""
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
+from torch import nn
 
 from cgc.gradcam import GradCAMModel
 from cgc.methods import CGCMethod
@@ -35,3 +38,45 @@ def test_two_replicas_on_one_gpu_equal_the_two_chunks(arch: str) -> None:
     expected_gradients = gradients(chunked)
     for ours, theirs in zip(gradients(parallel), expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def replica(module: nn.Module) -> nn.Module:
+    """What DataParallel makes of a module: a shallow copy with plain tensors for parameters."""
+    copy = module._replicate_for_data_parallel()
+    for name, parameter in module._parameters.items():
+        if parameter is None:
+            copy._parameters[name] = None
+        else:
+            setattr(copy, name, parameter * 1)
+    for name, child in module._modules.items():
+        if child is not None:
+            setattr(copy, name, replica(child))
+    return copy
+
+
+@pytest.mark.parametrize("arch", ["resnet_tiny", "mobilenet_v3_small"])  # closed form and autograd
+def test_replicas_in_threads_catch_their_own_features(arch: str) -> None:
+    """Replicas share the dictionary of hooks; each thread must still get the features of its own images."""
+    torch.manual_seed(0)
+    model = GradCAMModel(build_backbone(arch, 7)).eval()
+    method = CGCMethod(model)
+    views = torch.randint(256, (4, 2, 3, 64, 64), dtype=torch.uint8)
+    packed = SpatialTransform.sample(2, 64, generator=torch.Generator().manual_seed(1)).pack()
+    labels = torch.tensor([1, 2])
+    expected = [method(x, x, labels, packed)["loss"] for x in views]
+    found: dict[int, torch.Tensor] = {}
+
+    def run(i: int, one: nn.Module) -> None:
+        found[i] = one(views[i], views[i], labels, packed)["loss"]
+
+    threads = [threading.Thread(target=run, args=(i, replica(method))) for i in range(len(views))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == list(range(len(views)))
+    for i, loss in enumerate(expected):
+        torch.testing.assert_close(found[i], loss, rtol=1e-4, atol=1e-5)
+    found[0].mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert not model.backbone.get_submodule(model.target_layer)._forward_hooks

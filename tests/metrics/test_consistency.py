@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgc.metrics.consistency import consistency
+from cgc.metrics.consistency import CGCConsistency, consistency
 from cgc.spatial import SpatialTransform
 from tests.references.cgc import cgc_loss, unit_masks
 
@@ -117,3 +117,16 @@ def test_maps_must_fit() -> None:
         consistency(query, augmented[:3], transform)
     with pytest.raises(ValueError, match="3 transforms"):
         consistency(query, augmented, part(transform, torch.arange(3)))
+
+
+def test_the_accumulator_gives_the_figure_of_the_whole_set() -> None:
+    generator = torch.Generator().manual_seed(3)
+    query, augmented = torch.rand(2, 70, 4, 5, generator=generator)
+    transform = SpatialTransform.sample(70, 40, generator=generator)
+    metric = CGCConsistency(40, temperature=0.2, seed=7)
+    for part in torch.arange(70).split(32):
+        metric.update(query[part], augmented[part], SpatialTransform.unpack(transform.pack()[part], 40))
+    expected = consistency(query, augmented, transform, temperature=0.2, seed=7).loss_N.mean()
+    torch.testing.assert_close(metric.compute(), expected)
+    with pytest.raises(ValueError, match="40 px"):
+        metric.update(query[:2], augmented[:2], SpatialTransform.sample(2, 64))

@@ -43,12 +43,18 @@ def test_weights_come_from_the_global_seed() -> None:
     assert not torch.equal(weights(3), weights(4))
 
 
-@pytest.mark.parametrize("arch", ["resnet51", "ResNet50", "", "../resnet50", "vit_b_16", "swin_t"])
+@pytest.mark.parametrize("arch", ["resnet51", "ResNet50", "", "../resnet50"])
 def test_unknown_names_say_what_exists(arch: str) -> None:
     with pytest.raises(InputError) as error:
         build_backbone(arch, 2)
     assert repr(arch) in str(error.value)
     assert any(name in str(error.value) for name in architectures())
+
+
+@pytest.mark.parametrize("arch", ["vit_b_16", "swin_t", "maxvit_t"])
+def test_vision_transformers_are_told_why(arch: str) -> None:
+    with pytest.raises(InputError, match=f"{arch} is a vision transformer.*convolutional feature grid"):
+        build_backbone(arch, 2)
 
 
 def test_a_close_name_is_suggested_alone() -> None:
@@ -124,3 +130,22 @@ def test_the_last_linear_layer() -> None:
 def test_auxiliary_heads_are_not_built(arch: str) -> None:
     names = [name.lower() for name, _ in build_backbone(arch, 2).named_parameters()]
     assert not any(name.startswith("aux") for name in names)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "googlenet", "inception_v3"])
+def test_pretrained_weights_survive_a_checkpoint(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's published weights (here: random ones of their layout), saved and loaded into a fresh network."""
+    layout = torchvision.models.get_model(
+        arch, weights=None, **({"init_weights": False} if arch[0] != "r" else {})
+    )
+    monkeypatch.setattr(
+        torchvision.models.WeightsEnum, "get_state_dict", lambda self, *args, **kwargs: layout.state_dict()
+    )
+    images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    pretrained = build_backbone(arch, 1000, pretrained=True).eval()
+    reloaded = build_backbone(arch, 1000).eval()
+    reloaded.load_state_dict(pretrained.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(reloaded(images), pretrained(images))
+    assert torch.equal(pretrained.state_dict()["fc.weight"], layout.state_dict()["fc.weight"])
+    assert build_backbone(arch, 7, pretrained=True).eval()(images).shape == (1, 7)

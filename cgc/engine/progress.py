@@ -1,0 +1,36 @@
+"""What the training loop is told, and where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cgc.engine.runtime import Precision
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """What the loop itself needs to know."""
+
+    epochs: int
+    seed: int
+    image_size: int
+    print_freq: int
+    amp: Precision = "off"
+    clip_grad_norm: float | None = None
+    strict: bool = False
+    warmup_steps: int = 0  # steps over which λ rises to its value
+
+
+@dataclass
+class Progress:
+    """Where a run is: whole epochs, steps of the next one, what that one has added up so far."""
+
+    epoch: int = 0
+    step: int = 0
+    best_acc1: float = -1.0
+    seconds: float = 0.0
+    lr: float = 0.0
+    unreadable: list[str] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    batch_size: int = 0
+    seed: int = 0
