@@ -18,7 +18,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	$(PY) -c 'import cgc.commands'
 	touch $@
 
-demo: $(INSTALLED)  ## train baseline and CGC on a drawn dataset; table and picture, five minutes on two cores
+demo: $(INSTALLED)  ## train on a drawn dataset with and without CGC; table and picture, five minutes on two cores
 	$(PY) -m cgc demo
 
 test: $(INSTALLED)  ## every test but the slow ones

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import cgc
 
 COMMANDS = {
-    "demo": ("cgc.demo", "train baseline and CGC on drawn images, compare where they look"),
+    "demo": ("cgc.demo", "train with and without CGC on drawn images, compare where the models look"),
     "train": ("cgc.commands.train", "train or validate a classifier (train_eval_cgc.py)"),
     "evaluate": (
         "cgc.commands.evaluate_energy",

@@ -180,7 +180,7 @@ class Trainer:
         rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
         bar.set_postfix_str(
             f"loss {means['loss']:.3f}, "
-            + (f"consistency {means['consistency']:.3f}, " if "consistency" in means else "")
+            + (f"consistency {means['consistency']:.4g}, " if "consistency" in means else "")
             + f"top-1 {means['top1']:.1f}, {rate * self.batch_size:.0f} images/s"
         )
         step = self.progress.epoch * self.steps_per_epoch + self.progress.step
