@@ -47,7 +47,6 @@ COLUMNS = {
     "consistency": ("result", lambda r: r["val_consistency"]),
     "cosine": ("result", lambda r: r["val_cosine"]),
     "largest gradient": ("metrics", lambda rows: max(float(row["train_grad_norm_max"]) for row in rows)),
-    "minutes": ("result", lambda r: r["seconds"] / 60),
 }
 
 
