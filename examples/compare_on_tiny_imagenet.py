@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Baseline, L2 ablation and CGC on tiny-imagenet (or a part of it): train, evaluate, one table, one picture.
+"""Baseline, L2 ablation and CGC on tiny-imagenet (or a part of it): train, evaluate; a table, a chart, a picture.
 
     python examples/compare_on_tiny_imagenet.py DATA --out runs/tin10 --epochs 8 --seeds 5
 
@@ -33,7 +33,7 @@ METHODS = {
 }
 TITLES = {
     "baseline": "baseline, one view",
-    "views3": "three views, λ 0",
+    "views3": "three views alone",
     "l2": "L2 ablation",
     "cgc-published": "CGC as published",
     "cgc": "CGC (default)",
@@ -103,6 +103,43 @@ def table(out: Path) -> str:
     return "\n".join(lines)
 
 
+def chart(out: Path, path: Path) -> None:
+    """Content Heatmap against top-1, one dot per run."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    colours = dict(zip(METHODS, ("#000000", "#56b4e9", "#e69f00", "#d55e00", "#009e73"), strict=True))
+    corners = dict(zip(METHODS, (4, 3, 5, 6, 30), strict=True))  # not by colour alone
+    dots = []
+    for method in METHODS:
+        for file in sorted(out.glob(f"{method}-[0-9]*/eval.json")):
+            scores = json.loads(file.read_text())
+            dots.append((method, 100 * scores["scores"]["ch"]["model"], 100 * scores["top1"]))
+    low_x, high_x = min(d[1] for d in dots) // 2 * 2, max(d[1] for d in dots) // 2 * 2 + 2
+    low_y, high_y = min(d[2] for d in dots) // 5 * 5, max(d[2] for d in dots) // 5 * 5 + 5
+    width, height, left, bottom = 760, 470, 70, 50
+    image = Image.new("RGB", (width, height), "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(14)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (x - low_x) / (high_x - low_x), (y - low_y) / (high_y - low_y)
+        return left + across * (width - left - 190), height - bottom - up * (height - bottom - 20)
+
+    for x in range(int(low_x), int(high_x) + 1, 2):
+        pen.line((*place(x, low_y), *place(x, high_y)), fill="#dddddd")
+        pen.text((place(x, low_y)[0] - 8, height - bottom + 6), str(x), fill="black", font=font)
+    for y in range(int(low_y), int(high_y) + 1, 5):
+        pen.line((*place(low_x, y), *place(high_x, y)), fill="#dddddd")
+        pen.text((left - 26, place(low_x, y)[1] - 8), str(y), fill="black", font=font)
+    pen.text((left + 150, height - 24), "Content Heatmap (%)", fill="black", font=font)
+    pen.text((left + 4, 2), "top-1 (%)", fill="black", font=font)
+    for method, x, y in dots:
+        pen.regular_polygon((*place(x, y), 7), corners[method], fill=colours[method], outline="white")
+    for row, method in enumerate(sorted({d[0] for d in dots}, key=list(METHODS).index)):
+        pen.regular_polygon((width - 170, 40 + 24 * row, 7), corners[method], fill=colours[method])
+        pen.text((width - 155, 31 + 24 * row), TITLES[method], fill="black", font=font)
+    image.save(path)
+
+
 def picture(data: Path, out: Path, seed: int, epochs: int, methods: list[str]) -> None:
     """A dozen validation images, evenly spread over the list, under the models of one seed."""
     from cgc.data.boxes import open_boxes
@@ -148,6 +185,7 @@ def main() -> None:
         for method in options.methods:
             run(options.data, options.out / f"{method}-{seed}", method, seed, options.epochs)
     (options.out / "table.md").write_text(table(options.out) + "\n")
+    chart(options.out, options.out / "chart.png")
     picture(options.data, options.out, 0, options.epochs, options.methods)
     print(table(options.out))
 
