@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +228,17 @@ def test_the_seed_fixes_the_weights_whatever_the_number_of_workers(
     assert training_differences(paths["alone"], paths["workers"]) == []
     assert rows(tmp_path / "alone") == rows(tmp_path / "workers")
     assert "/state_dict/module.conv1.weight" in training_differences(paths["alone"], paths["other"])
+
+
+@pytest.mark.slow
+def test_the_published_command_as_it_stands(tmp_path: Path) -> None:
+    """ResNet-50 at 224 px with every option of the README but one epoch, on a folder small enough for a CPU."""
+    data = training_folder(tmp_path / "data", (2, 1))
+    command = "-a resnet50 -b 256 -j 16 --lambda 0.5 -t 0.5 --save_dir RUN --log_dir LOGS"
+    (line,) = [s for s in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if command in s]
+    words = line.replace("DATA", str(data)).split()
+    assert words[:2] == ["python", "train_eval_cgc.py"]
+    words = [sys.executable, str(ROOT / "train_eval_cgc.py"), *words[2:], "--epochs", "1"]
+    subprocess.run(words, cwd=tmp_path, check=True, timeout=600)
+    assert (tmp_path / "RUN" / "checkpoint_001.pth.tar").exists()
+    assert list((tmp_path / "LOGS").iterdir())
