@@ -27,6 +27,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,16 +97,13 @@ def write_shapes(
             f"got {train_per_class} and {val_per_class} images, {size} px, seed {seed}"
         )
     root = Path(root)
-    stamp = {
-        "generator": _VERSION,
-        "train_per_class": train_per_class,
-        "val_per_class": val_per_class,
-        "size": size,
-        "seed": seed,
-    }
+    numbers = {"train_per_class": train_per_class, "val_per_class": val_per_class}
+    stamp = {"generator": _VERSION, **numbers, "size": size, "seed": seed}
     try:
         if _is_written(root, stamp):
             return root
+        for part in ("train", "val", "eval"):  # of a drawing that was interrupted
+            shutil.rmtree(root / part, ignore_errors=True)
         root.mkdir(parents=True, exist_ok=True)
         (root / _DRAWING).touch()
         _write_train(root, train_per_class, size, seed)
@@ -119,7 +117,7 @@ def write_shapes(
 
 def _is_written(root: Path, stamp: dict[str, int]) -> bool:
     if not root.is_dir() or not any(root.iterdir()) or (root / _DRAWING).exists():
-        return False  # the last: a drawing that was interrupted is begun again
+        return False
     try:
         if json.loads((root / _STAMP).read_text(encoding="utf-8")) == stamp:
             return True

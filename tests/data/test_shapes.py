@@ -134,3 +134,17 @@ def test_bad_arguments_and_places(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file"):
         write_shapes(tmp_path / "file" / "below", train_per_class=1, val_per_class=1)
+
+
+def test_an_interrupted_drawing_is_begun_again(tmp_path: Path) -> None:
+    arguments = {"train_per_class": 1, "val_per_class": 1, "size": 16}
+    whole = write_shapes(tmp_path / "whole", **arguments)
+    broken = write_shapes(tmp_path / "broken", **arguments)
+    (broken / "shapes.json").unlink()
+    (broken / ".drawing").touch()
+    some = sorted(broken.glob("train/*/*"))[0]
+    some.write_bytes(b"half")
+    write_shapes(broken, **arguments)
+    assert some.read_bytes() == (whole / some.relative_to(broken)).read_bytes()
+    assert (broken / "shapes.json").exists()
+    assert not (broken / ".drawing").exists()
