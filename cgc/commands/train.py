@@ -207,7 +207,7 @@ def _add_beyond(group: argparse._ArgumentGroup) -> None:
         "--resize-size", type=positive_int, help="shorter side before the centre crop (IMAGE_SIZE × 256/224)"
     )
     group.add_argument(
-        "--new-head", action="store_true", help="replace a checkpoint's classifier of another size"
+        "--new-head", action="store_true", help="start with a fresh classifier instead of the checkpoint's"
     )
     group.add_argument("--strict", action="store_true", help="stop at the first unreadable image")
     group.add_argument(

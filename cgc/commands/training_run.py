@@ -144,14 +144,14 @@ class TrainingRun:
 
     def train(self) -> int:
         options, stop = self.options, self.stop
-        if self.checkpoint is None and options.start_epoch >= options.epochs:
+        continued = self._continued()
+        if continued is None and options.start_epoch >= options.epochs:
             raise InputError(
                 f"--start-epoch {options.start_epoch} leaves none of {options.epochs} epochs to train"
             )
         save_dir = options.save_dir or Path("runs") / f"{options.method}-{self.arch}-seed{options.seed}"
         folder = CheckpointFolder(save_dir, options.keep)
         folder.claim()
-        continued = self._continued()
         if continued is None or save_dir.resolve() not in Path(options.resume or "").resolve().parents:
             folder.refuse_if_used()
         trainer = self._trainer(folder)

@@ -77,18 +77,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def load_weights(backbone: nn.Module, checkpoint: Checkpoint, *, new_head: bool = False) -> str:
     """Load every weight, or say which do not fit; returns a line that says what was loaded.
 
-    ``new_head`` keeps the backbone's own classifier where the file's has another size.
+    ``new_head`` keeps the backbone's own classifier, whatever the file's is.
 
     Raises InputError naming missing, unexpected and misshapen keys.
     """
     own, given = backbone.state_dict(), checkpoint.weights
     misshapen = [k for k in own if k in given and own[k].shape != given[k].shape]
     head = _head_keys(own)
-    replaced = [k for k in misshapen if k in head and own[k].shape[1:] == given[k].shape[1:]]
-    if replaced and not new_head:
-        sizes = f"{given[replaced[0]].shape[0]} classes, this run has {own[replaced[0]].shape[0]}"
+    other_size = [k for k in misshapen if k in head and own[k].shape[1:] == given[k].shape[1:]]
+    replaced = [k for k in own if k in head] if new_head else []
+    if other_size and not new_head:
+        sizes = f"{given[other_size[0]].shape[0]} classes, this run has {own[other_size[0]].shape[0]}"
         raise InputError(f"{checkpoint.path} has {sizes}; --new-head starts with a fresh classifier")
-    missing = [k for k in own if k not in given and not k.endswith(_MAY_MISS)]
+    missing = [k for k in own if k not in given and k not in replaced and not k.endswith(_MAY_MISS)]
     unexpected = [k for k in given if k not in own and not k.startswith(_MAY_EXCEED)]
     wrong = [k for k in misshapen if k not in replaced]
     if missing or unexpected or wrong:
