@@ -45,10 +45,13 @@ def gradcam(
             "gradcam takes features (N, C, h, w), logits (N, K) and targets (N,), got "
             f"{tuple(features_NCHW.shape)}, {tuple(logits_NK.shape)} and {tuple(target_N.shape)}"
         )
-    with torch.enable_grad():
-        score = logits_NK.gather(1, target_N[:, None]).sum()
-        (grad_NCHW,) = torch.autograd.grad(score, features_NCHW, create_graph=create_graph, retain_graph=True)
+    # A backward pass under autocast would run its matrix products in half precision.
     with torch.autocast(features_NCHW.device.type, enabled=False):
+        with torch.enable_grad():
+            score = logits_NK.gather(1, target_N[:, None]).sum()
+            (grad_NCHW,) = torch.autograd.grad(
+                score, features_NCHW, create_graph=create_graph, retain_graph=True
+            )
         if weighting == "channel":
             grad_NCHW = grad_NCHW.mean(dim=(2, 3), keepdim=True)
         return F.relu((grad_NCHW * features_NCHW).sum(dim=1))
