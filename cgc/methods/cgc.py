@@ -88,9 +88,8 @@ class CGCMethod(nn.Module):
             return {"loss": cross_entropy, **outputs}
         # One class for both maps, the query's prediction: labels play no part in the consistency.
         target = query_logits.detach().argmax(dim=1)
-        graph = (
-            torch.is_grad_enabled()
-        )  # whatever the mode: a model with frozen batch norm is trained in eval mode
+        # Whatever the mode: a model with frozen batch norm is trained in eval mode.
+        graph = torch.is_grad_enabled()
         query_maps = self.model.heatmaps(query_logits, query_features, target, create_graph=graph)
         augmented_maps = self.model.heatmaps(augmented_logits, augmented_features, target, create_graph=graph)
         consistency = self._consistency(query_maps, augmented_maps, transform)

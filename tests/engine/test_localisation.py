@@ -162,3 +162,16 @@ def test_nothing_scored_gives_no_numbers():
     summary = summarise([])
     assert summary.top1 is None
     assert summary.values["pg"] == {"model": None, "uniform": None, "gaussian": None}
+
+
+def test_a_zero_map_counted_as_uniform_points_where_the_uniform_map_does(white_squares):
+    """Resizing a constant map moves its peak by rounding: seen for 7×7 cells at sizes like these."""
+
+    def blind(images, target):
+        return torch.zeros(len(images), 2), torch.zeros(len(images), 7, 7)
+
+    for image in white_squares:  # a box that holds the first pixel alone
+        image.boxes[:] = 0
+    result = evaluate_localisation(blind, white_squares, input_resize=32, zero_maps="uniform", tolerance=1)
+    assert [row.model for row in result.scores] == [row.uniform for row in result.scores]
+    assert [row.model.pg for row in result.scores] == [1.0] * 6

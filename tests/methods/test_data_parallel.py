@@ -80,3 +80,18 @@ def test_replicas_in_threads_catch_their_own_features(arch: str) -> None:
     found[0].mean().backward()
     assert all(p.grad is not None for p in model.parameters())
     assert not model.backbone.get_submodule(model.target_layer)._forward_hooks
+
+
+def test_the_consistency_reaches_the_weights_in_eval_mode_too() -> None:
+    """Training with frozen batch norm: autograd heatmaps must stay differentiable."""
+    torch.manual_seed(0)
+    model = GradCAMModel(build_backbone("mobilenet_v3_small", 5)).eval()
+    views = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
+    packed = SpatialTransform.sample(4, 64, generator=torch.Generator().manual_seed(1)).pack()
+    gradients = []
+    for weight in (0.5, 1000.0):
+        model.zero_grad()
+        CGCMethod(model, weight=weight)(views, views, torch.arange(4), packed)["loss"].mean().backward()
+        gradients.append(model.backbone.get_submodule("classifier.0").weight.grad.clone())
+    # Beyond the linear effect of λ through the features: with constant G this layer would see cross-entropy alone.
+    assert not torch.allclose(gradients[0], gradients[1], rtol=0.1)
