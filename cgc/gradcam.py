@@ -104,6 +104,19 @@ def _check_weighting(weighting: str) -> None:
         raise ValueError(f'weighting must be "elementwise" or "channel", got {weighting!r}')
 
 
+def _one_per_image(owner_M: Tensor) -> list[Tensor]:
+    """Positions of ``owner_M`` in rounds that name no image twice."""
+    rounds: list[list[int]] = []
+    seen: dict[int, int] = {}
+    for position, image in enumerate(owner_M.tolist()):
+        turn = seen.get(image, 0)
+        seen[image] = turn + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(position)
+    return [torch.tensor(each, device=owner_M.device) for each in rounds]
+
+
 class GradCAMModel(nn.Module):
     """A classifier that returns the features its heatmaps are made of: ``logits, features = model(images)``.
 
@@ -173,11 +186,32 @@ class GradCAMModel(nn.Module):
 
     @torch.no_grad()
     def explain(
-        self, images: Tensor, target: Tensor | None = None, *, weighting: Weighting = "elementwise"
+        self,
+        images: Tensor,
+        target: Tensor | None = None,
+        owner: Tensor | None = None,
+        *,
+        weighting: Weighting = "elementwise",
     ) -> tuple[Tensor, Tensor]:
-        """Logits (N, K) and heatmaps (N, h, w) without a graph; at most the head is differentiated."""
+        """Logits (N, K) and heatmaps without a graph; at most the head is differentiated.
+
+        Without ``owner`` there is one map per image, (N, h, w). ``owner`` (M,) asks for several maps of an image from
+        one forward pass: map m, of (M, h, w), explains class ``target[m]`` of image ``owner[m]``.
+        """
         logits, features = self._run(images, head_only=True)
-        maps = self.heatmaps(logits, features, target, weighting=weighting, create_graph=False)
+        if owner is None or target is None:
+            return logits.detach(), self.heatmaps(
+                logits, features, target, weighting=weighting, create_graph=False
+            ).detach()
+        if self.closed_form:
+            maps = self.heatmaps(logits[owner], features[owner], target, weighting=weighting)
+            return logits.detach(), maps
+        maps = features.new_zeros(len(owner), *features.shape[-2:])
+        for rows in _one_per_image(owner):
+            # Autograd wants a class for every image: the others' maps of this round are not used.
+            wanted = logits.detach().argmax(1).index_copy(0, owner[rows], target[rows])
+            found = self.heatmaps(logits, features, wanted, weighting=weighting, create_graph=False)
+            maps[rows] = found[owner[rows]].detach().to(maps.dtype)
         return logits.detach(), maps.detach()
 
     def compile_trunk(self, **options: Any) -> None:
