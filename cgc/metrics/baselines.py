@@ -24,3 +24,11 @@ def centre_gaussian_map(image_size: tuple[int, int]) -> Tensor:
         profile = torch.exp(-0.5 * (offsets / (side / 4)) ** 2)
         profiles.append(profile / profile.sum())
     return torch.outer(*profiles).float()
+
+
+def random_map(grid: tuple[int, int], seed: int) -> Tensor:
+    """(h, w) of independent uniform values in [0, 1): a function of `seed` and `grid` alone.
+
+    Drawn on a grid and resized like a model's map, so that it is as coarse as one.
+    """
+    return torch.rand(grid, generator=torch.Generator().manual_seed(seed))

@@ -1,8 +1,12 @@
 """Maps and regions: what every localisation metric shares.
 
 Shapes: ``map_hw`` a heatmap on its own grid, ``full_HW`` the same at the image's size (sums to 1),
-``mask_HW`` bool. A region is either boxes, int (B, 4) as x0 y0 x1 y1, 0-based and inclusive, or a bool
-mask (H, W).
+``mask_HW`` bool; ``..`` and ``N`` leading dimensions of a batch, whose maps are scored each for itself: the
+batch around a map changes nothing. A region is either boxes, int (B, 4) as x0 y0 x1 y1, 0-based and
+inclusive, or a bool mask (H, W).
+
+``scaled_maps``, ``zero_maps``, ``bilinear``, ``resized_maps``, ``peaks`` and ``masses_inside`` work on whatever device
+the maps are on and never wait for it; the functions of a single map check their input and return Python numbers.
 """
 
 from __future__ import annotations
@@ -19,51 +23,123 @@ EPSILON = 1e-8
 Region = Tensor | npt.NDArray[np.int64] | npt.NDArray[np.bool_]
 
 
+def scaled_maps(maps_hw: Tensor) -> Tensor:
+    """(.., h, w) maps, each times the power of two that brings its largest magnitude into [1, 2).
+
+    Exact, so an ordinary map's score stays what it was, and one of 1e-30 or 1e30 does not vanish in an epsilon
+    or overflow in a sum. float32, or float64 if the maps are; zeros stay, an infinite value makes its map NaN.
+    """
+    maps_hw = maps_hw if maps_hw.dtype == torch.float64 else maps_hw.float()
+    largest = maps_hw.detach().abs().amax(dim=(-2, -1), keepdim=True)
+    # frexp's mantissa lies in [0.5, 1), so this quotient is a power of two and never overflows.
+    power = largest / (2 * torch.frexp(largest).mantissa)
+    # Filled, not torch.where with a number: that copies the number to the device and waits.
+    return maps_hw / power.masked_fill(~(largest > 0), 1.0)
+
+
 def normalise_map(map_hw: Tensor) -> Tensor:
-    """``m / (sum + 1e-8) + 1e-8`` over the last two dimensions: sums to 1 and no cell is zero."""
+    """``m / (sum + 1e-8) + 1e-8`` over the last two dimensions: sums to 1 and no cell is zero.
+
+    The map is scaled first (``scaled_maps``), so that the epsilon is small beside every map.
+    """
+    map_hw = scaled_maps(map_hw)
     return map_hw / (map_hw.sum(dim=(-2, -1), keepdim=True) + EPSILON) + EPSILON
+
+
+def zero_maps(maps_hw: Tensor) -> Tensor:
+    """(..) bool: which of the raw maps (.., h, w) say nothing, having no positive value. NaN is not nothing."""
+    return maps_hw.amax(dim=(-2, -1)) <= 0
 
 
 def is_zero_map(map_hw: Tensor) -> bool:
     """Whether the raw map says nothing: no positive value anywhere."""
-    return not bool((map_hw > 0).any())
+    return bool(zero_maps(map_hw))
+
+
+def bilinear(maps_hw: Tensor, size: tuple[int, int]) -> Tensor:
+    """(.., h, w) -> (.., H, W): bilinear with align_corners False, in the maps' dtype and on their device.
+
+    ``functional.interpolate`` up to its rounding, which is the point: it spreads equal neighbours, and a cell at the
+    right or lower edge, to values that differ in the last digit and from device to device, so that "the first of
+    equal maxima" is any of them. A lerp between equal values returns just that value.
+    """
+    for dim in (-1, -2):
+        low, high, share = _taps(maps_hw.shape[dim], size[dim], maps_hw)
+        first, second = maps_hw.index_select(dim, low), maps_hw.index_select(dim, high)
+        maps_hw = first.lerp(second, share if dim == -1 else share[:, None])
+    return maps_hw
+
+
+def _taps(cells: int, side: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each of ``side`` pixels: the two cells around its centre, and the second one's share. Whole numbers up to
+    the last division, so that nothing is rounded twice.
+    """
+    pixel = torch.arange(side, device=like.device)
+    place = ((2 * pixel + 1) * cells - side).clamp(min=0, max=2 * side * (cells - 1))
+    low = place // (2 * side)
+    return low, (low + 1).clamp(max=cells - 1), (place % (2 * side)).to(like.dtype) / (2 * side)
+
+
+def resized_maps(maps_hw: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """``full_size_map`` without its checks: (.., h, w) -> (.., H, W) float32, on the maps' device.
+
+    Constant maps, zeros among them, and maps that lose all their mass to a smaller image become exactly
+    ``uniform_map``. A map with NaN or infinity becomes NaN.
+    """
+    maps_hw = scaled_maps(maps_hw.detach())
+    low, high = maps_hw.amin(dim=(-2, -1), keepdim=True), maps_hw.amax(dim=(-2, -1), keepdim=True)
+    full_HW = bilinear(maps_hw.float(), image_size)
+    total = _sum(full_HW)[..., None, None]
+    flat = (high <= 0) | (low == high) | (total == 0)
+    return (full_HW / total).masked_fill(flat, 1.0 / math.prod(image_size))
 
 
 def full_size_map(map_hw: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Resize bilinearly (align_corners False) to (H, W), normalise to sum 1; zeros become a uniform map.
+    """Resize bilinearly (align_corners False) to (.., H, W), normalise to sum 1; zeros become a uniform map.
 
-    The published order is ``normalise_map`` first; its 1e-8 moves a score by 1e-6 at most unless the whole
-    raw map is about as small, so it is left to the caller and a map may come raw or normalised.
+    The published order is ``normalise_map`` first; its 1e-8 moves a score by 1e-6 at most, so it is left to the
+    caller and a map may come raw or normalised, at any scale.
 
     Args:
-        map_hw: (h, w), non-negative and finite.
+        map_hw: (h, w) or a batch (.., h, w), non-negative and finite.
         image_size: (height, width) of the original image.
 
     Raises:
-        ValueError: the map is not two-dimensional, holds negative or non-finite values, or the size is not
+        ValueError: a map is not two-dimensional or empty, holds negative or non-finite values, or the size is not
             positive.
     """
-    if map_hw.ndim != 2:
+    if map_hw.ndim < 2 or 0 in map_hw.shape[-2:]:
         raise ValueError(f"a map has two dimensions, not shape {tuple(map_hw.shape)}")
     if min(image_size) < 1:
         raise ValueError(f"image size must be positive, not {image_size}")
-    map_hw = map_hw.detach().float()
-    low, total = float(map_hw.min()), float(map_hw.sum())
-    if not (low >= 0 and math.isfinite(total)):
-        raise ValueError(f"a map must be finite and not negative (smallest value {low}, sum {total})")
-    if total == 0:
-        map_hw = torch.ones_like(map_hw)
-    full_HW = functional.interpolate(
-        map_hw[None, None], size=image_size, mode="bilinear", align_corners=False
-    )[0, 0]
-    return full_HW / full_HW.sum()
+    if map_hw.numel():
+        low, high = torch.stack((map_hw.detach().min(), map_hw.detach().max())).tolist()
+        if not (low >= 0 and math.isfinite(high)):
+            raise ValueError(f"a map must be finite and not negative (smallest value {low}, largest {high})")
+    return resized_maps(map_hw, image_size)
+
+
+def peaks(full_NHW: Tensor) -> Tensor:
+    """(N, 2) row and column of each map's largest value; of equal ones the first in row-major order."""
+    index_N = full_NHW.flatten(-2).argmax(dim=-1)
+    width = full_NHW.shape[-1]
+    return torch.stack((index_N.div(width, rounding_mode="floor"), index_N % width), dim=-1)
 
 
 def peak(full_HW: Tensor) -> tuple[int, int]:
     """(row, column) of the largest value; of equal ones the first in row-major order."""
-    # NumPy promises the first of equal values, torch.argmax does not.
-    row, column = divmod(int(full_HW.cpu().numpy().argmax()), full_HW.shape[1])
+    row, column = peaks(full_HW).tolist()
     return row, column
+
+
+def masses_inside(full_NHW: Tensor, mask_NHW: Tensor) -> Tensor:
+    """(N,) share of each map where its mask is true, in [0, 1]; exactly 1 where that is everywhere."""
+    return _sum(full_NHW * mask_NHW) / _sum(full_NHW)
+
+
+def mass_inside(full_HW: Tensor, mask_HW: Tensor) -> float:
+    """``masses_inside`` of one map."""
+    return float(masses_inside(full_HW, mask_HW.to(full_HW.device)))
 
 
 def region_mask(region: Region, image_size: tuple[int, int]) -> Tensor:
@@ -111,10 +187,11 @@ def near_region(region: Region, image_size: tuple[int, int], tolerance: float) -
     return near_HW
 
 
-def mass_inside(full_HW: Tensor, mask_HW: Tensor) -> float:
-    """Share of the map where the mask is true, in [0, 1]; exactly 1 where that is everywhere."""
-    values = full_HW.cpu()
-    return float((values * mask_HW).sum() / values.sum())
+def _sum(maps_hw: Tensor) -> Tensor:
+    """Over rows first: a reduction over both dimensions at once is split between threads differently for one map
+    and for many, and a score would depend on its batch.
+    """
+    return maps_hw.sum(dim=-1).sum(dim=-1)
 
 
 def _checked(region: Region, image_size: tuple[int, int]) -> Tensor:
