@@ -1,31 +1,19 @@
-"""Pascal-VOC annotations as people write them: one XML file per image, `<object>` elements with a
-`<bndbox>`.
-"""
+"""Pascal-VOC annotations as people write them: one XML file per image, `<object>` elements with a `<bndbox>`."""
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.parsers import expat
 
-Box = tuple[int, int, int, int]
+from cgc.data.annotations import AnnotatedObject, MalformedAnnotation, box_from_corners
 
-
-class MalformedAnnotation(ValueError):
-    """The file is not a usable annotation; the message says why, without the path."""
-
-
-@dataclass(frozen=True)
-class AnnotatedObject:
-    """One object: class name as written, box x0 y0 x1 y1 (0-based, inclusive, not clipped), VOC's
-    difficult flag.
-    """
-
-    name: str
-    box: Box
-    difficult: bool = False
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_TEXTS = (["name"], ["difficult"], *(["bndbox", corner] for corner in _CORNERS))
+_DEEPEST = 100  # levels of elements; a VOC file has five
+_LARGEST = 64 << 20  # bytes; a VOC file has a few thousand
 
 
 def read_voc(path: str | os.PathLike[str]) -> list[AnnotatedObject]:
@@ -33,42 +21,106 @@ def read_voc(path: str | os.PathLike[str]) -> list[AnnotatedObject]:
     they touch.
 
     `<size>` and `<filename>` are not read: both are often missing or wrong, and the image itself knows
-    better.
+    better. Tags count whatever their case and namespace prefix; `<object>` elements at any depth; of tags
+    that stand there twice the first.
 
     Raises:
-        MalformedAnnotation: no XML, a document type or entity declaration (refused: entities can expand
-            without bound or name other files), an object without name or with missing or non-numeric
-            coordinates.
+        MalformedAnnotation: no XML (with the line), a document type or entity declaration (refused: entities
+            can expand without bound or name other files), elements nested deeper than 100, an object without
+            name or with missing or non-numeric coordinates (with the object's line).
     """
     try:
+        size = os.path.getsize(path)
+        if size > _LARGEST:
+            raise MalformedAnnotation(f"has {size:,} bytes, which no annotation needs")
         text = Path(path).read_bytes()
     except OSError as error:
         raise MalformedAnnotation(error.strerror or str(error)) from error
-    plain = text.replace(b"\0", b"")  # UTF-16 hides the keywords between zero bytes
-    if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
-        raise MalformedAnnotation("holds a document type or entity declaration, which is refused")
+    handler = _Objects()
+    start = len(text) - len(text.lstrip()) if text.lstrip().startswith(b"<?xml") else 0
+    handler.skipped_lines = text[:start].count(b"\n")
     try:
-        root = ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        handler.parser.Parse(text[start:], True)
+    except expat.ExpatError as error:
+        where = f"line {error.lineno + handler.skipped_lines}, column {error.offset + 1}"
+        raise MalformedAnnotation(f"not well-formed XML: {where}: {expat.ErrorString(error.code)}") from error
+    except MalformedAnnotation:
+        raise
+    except (ValueError, LookupError) as error:  # an encoding that Python lacks, or that expat cannot use
         raise MalformedAnnotation(f"not well-formed XML: {error}") from error
-    return [_object(element, number) for number, element in enumerate(root.iter("object"), start=1)]
+    return [_object(written, number) for number, written in enumerate(handler.finished, start=1)]
 
 
-def _object(element: ElementTree.Element, number: int) -> AnnotatedObject:
-    name = (element.findtext("name") or "").strip()
+@dataclass
+class _Written:
+    """Texts of one `<object>`; `depth` of its element, and the line where it begins."""
+
+    depth: int
+    line: int
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+class _Objects:
+    """Collects objects while expat reads: no tree is built, so depth and size of the file cost nothing."""
+
+    def __init__(self) -> None:
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self._text
+        self.parser.StartDoctypeDeclHandler = self._refuse
+        self.skipped_lines = 0
+        self.finished: list[_Written] = []
+        self._open: list[_Written] = []
+        self._tags: list[str] = []
+        self._pieces: list[str] = []
+
+    def _start(self, tag: str, attributes: object) -> None:
+        if len(self._tags) >= _DEEPEST:
+            raise MalformedAnnotation(f"elements nested deeper than {_DEEPEST}")
+        name = tag.rpartition(":")[2].lower()
+        self._tags.append(name)
+        self._pieces = []
+        if name == "object":
+            line = self.parser.CurrentLineNumber + self.skipped_lines
+            self._open.append(_Written(len(self._tags), line))
+
+    def _text(self, text: str) -> None:
+        self._pieces.append(text)
+
+    def _end(self, tag: str) -> None:
+        if self._open:
+            written = self._open[-1]
+            inner = self._tags[written.depth :]
+            if not inner:
+                self.finished.append(self._open.pop())
+            elif inner in _TEXTS:
+                written.texts.setdefault(inner[-1], "".join(self._pieces))
+        self._tags.pop()
+        self._pieces = []
+
+    def _refuse(self, *declaration: object) -> None:
+        raise MalformedAnnotation("holds a document type or entity declaration, which is refused")
+
+
+def _object(written: _Written, number: int) -> AnnotatedObject:
+    texts = written.texts
+    name = texts.get("name", "").strip()
+    if not name.isprintable():
+        name = " ".join(name.split())  # broken over lines
+    where = f"line {written.line}: object {number}"
     if not name:
-        raise MalformedAnnotation(f"object {number} has no name")
+        raise MalformedAnnotation(f"{where} has no name")
     values = []
-    for tag in ("xmin", "ymin", "xmax", "ymax"):
-        written = element.findtext(f"bndbox/{tag}")
+    for tag in _CORNERS:
+        text = texts.get(tag)
         try:
-            value = float(written if written is not None else "")
+            value = float(text if text is not None else "")
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise MalformedAnnotation(f"object {number} ({name}): {tag} is {written!r}, not a number")
+            raise MalformedAnnotation(f"{where} ({name}): {tag} is {text!r}, not a number")
         values.append(value)
-    x0, y0, x1, y1 = values
-    box = (math.floor(x0) - 1, math.floor(y0) - 1, math.ceil(x1) - 1, math.ceil(y1) - 1)
-    difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
-    return AnnotatedObject(name, box, difficult)
+    difficult = texts.get("difficult", "").strip().lower() in ("1", "true", "yes")
+    return AnnotatedObject(name, box_from_corners(*values), difficult)

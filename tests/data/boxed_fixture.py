@@ -5,6 +5,7 @@ All images are 100×100. The tests' map puts its weight on the left: 1 over colu
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from PIL import Image
@@ -50,4 +51,40 @@ def scored_folder(root: Path) -> Path:
     (root / "val" / "g.JPEG").write_bytes(b"no image")
     make_image(root / "val" / "h.JPEG")
     (root / "names.txt").write_text("cat\nwild dog\n")
+    return root
+
+
+def coco_json(
+    images: list[object], annotations: list[object], categories: dict[int, str] | None = None
+) -> dict[str, object]:
+    """COCO's JSON; categories by id, a cat and a dog where none are given."""
+    named = (categories or {7: "dog", 3: "cat"}).items()
+    return {
+        "info": {"year": 2014},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": key, "name": name, "supercategory": "x"} for key, name in named],
+    }
+
+
+def coco_image(key: object, name: object, size: tuple[object, object] = (40, 30)) -> dict[str, object]:
+    """An entry of `images`, (width, height)."""
+    return {"id": key, "file_name": name, "width": size[0], "height": size[1], "license": 1}
+
+
+def coco_object(
+    key: int, image: object, category: object, box: object, segmentation: object = None
+) -> object:
+    """An entry of `annotations`."""
+    entry = {"id": key, "image_id": image, "category_id": category, "bbox": box, "area": 1.5, "iscrowd": 0}
+    return entry if segmentation is None else entry | {"segmentation": segmentation}
+
+
+def coco_folder(root: Path, content: object, *, images: str = "val2014", year: int = 2014) -> Path:
+    """`annotations/instances_val{year}.json` and white images 40×30 for all that it lists."""
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / "annotations" / f"instances_val{year}.json").write_text(json.dumps(content))
+    assert isinstance(content, dict)
+    for entry in content["images"]:
+        make_image(root / images / entry["file_name"], size=(40, 30))
     return root

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-from PIL import Image
+import pickle
 
-from cgc.data.boxed_views import boxed_loader
-from cgc.data.boxes import open_boxes
+import numpy as np
+import pytest
+
+from cgc.data.box_layouts import READERS
+from cgc.data.boxes import BOXED_DATASETS, BoxedImage, open_boxes
 from cgc.data.class_names import ClassIndex, imagenet_wnids, read_classes
-from cgc.data.voc import MalformedAnnotation, read_voc
 from cgc.errors import InputError
 from tests.data.boxed_fixture import LEFT, make_image, scored_folder, voc, voc_object
 
@@ -83,24 +84,6 @@ def test_an_image_of_two_classes_counts_for_both(tmp_path):
     assert pairs == [(0, [[5, 5, 8, 8]]), (1, [[0, 0, 4, 4]])]
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ('<!DOCTYPE x [<!ENTITY a "b">]><annotation/>', "refused"),
-        ("<annotation><object><bndbox/></object></annotation>", "no name"),
-        (voc(voc_object("cat", (1, 2, "three", 4))), "xmax is 'three'"),
-        (voc(voc_object("cat", (1, 2, "nan", 4))), "not a number"),
-        ("<annotation><object><name>cat</name></object></annotation>", "xmin is None"),
-        ("", "not well-formed"),
-    ],
-)
-def test_malformed_xml_is_refused_whole(tmp_path, text, reason):
-    for encoding in ("utf-8", "utf-16"):
-        (tmp_path / "x.xml").write_text(text, encoding=encoding)
-        with pytest.raises(MalformedAnnotation, match=reason):
-            read_voc(tmp_path / "x.xml")
-
-
 def tiny_imagenet(root):
     for name in ("n01443537", "n02056570"):
         (root / "train" / name).mkdir(parents=True)
@@ -116,6 +99,11 @@ def test_tiny_imagenet(tmp_path):
     rows = [(image.path.name, image.label, image.boxes.tolist()) for image in found.images]
     assert rows == [("val_0.JPEG", 0, [[3, 4, 5, 6]]), ("val_1.JPEG", 1, [[0, 31, 60, 63]])]
     assert (found.layout, found.clipped) == ("tiny-imagenet", 1)
+    table = "".join(
+        f"val_0.JPEG\tn01443537\t{x}\t4\t{x + 1}\t6\nval_1.JPEG\tn02056570\t0\t0\t1\t1\n" for x in (3, 9)
+    )
+    (tmp_path / "val" / "val_annotations.txt").write_text(table)
+    assert open_boxes(tmp_path).images[0].boxes.tolist() == [[3, 4, 4, 6], [9, 4, 10, 6]]
     (tmp_path / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn01443537\t3\t4\tfive\t6\n")
     with pytest.raises(InputError, match="line 1: a box is four numbers"):
         open_boxes(tmp_path)
@@ -134,6 +122,10 @@ def test_cub_as_distributed(tmp_path):
         make_image(tmp_path / "images" / name, size=(40, 30))
     found = open_boxes(tmp_path)
     rows = [(image.path.name, image.label, image.boxes.tolist()) for image in found.images]
+    trained_on = open_boxes(tmp_path, split="train").images
+    assert [image.boxes.tolist() for image in trained_on] == [[[1, 1, 2, 2]]]
+    with pytest.raises(InputError, match="splits train and test"):
+        open_boxes(tmp_path, split="val")
     # ⌊10⌋, ⌈10 + 20⌉ − 1 = 29; ⌊3.5⌋, ⌈93.5⌉ − 1 clipped to 39, ⌊4.2⌋, ⌈10.3⌉ − 1 = 10
     assert rows == [("a.jpg", 0, [[10, 5, 29, 14]]), ("c.jpg", 1, [[3, 4, 39, 10]])]
     assert len(found.classes) == 200
@@ -161,17 +153,88 @@ def test_clear_errors(tmp_path):
         read_classes(tmp_path / "names.txt")
 
 
-def test_batches_hold_one_size_and_every_image_once(tmp_path):
-    sizes = [(40, 30), (80, 60), (30, 40), (41, 30), (40, 30)]
-    (tmp_path / "annotation").mkdir()
-    for index, size in enumerate(sizes):
-        make_image(tmp_path / "val" / f"{index}.png", size=size)
-        (tmp_path / "annotation" / f"{index}.xml").write_text(voc(voc_object("n01440764", (1, 1, 9, 9))))
-    images = open_boxes(tmp_path).images
-    Image.new("RGB", (4, 4)).save(tmp_path / "val" / "3.png")
-    (tmp_path / "val" / "4.png").write_bytes(b"gone")
-    batches = list(boxed_loader(images, 60, batch_size=2, workers=0))
-    assert sorted(i for batch in batches for i in batch.indices) == [0, 1, 2, 3]
-    assert [i for batch in batches for i, _ in batch.unreadable] == [4]
-    shapes = {i: tuple(batch.images.shape[2:]) for batch in batches for i in batch.indices}
-    assert shapes == {0: (60, 80), 1: (60, 80), 2: (80, 60), 3: (60, 82)}
+def test_rows_are_as_they_were_and_travel_to_other_processes(tmp_path):
+    boxes = np.array([[0, 1, 2, 3]], dtype=np.int64)
+    row = BoxedImage(tmp_path / "a.png", 3, boxes, False, (5, 6))
+    assert (row.mask, row.alternatives, row.region is boxes) == (None, (), True)
+    copy = pickle.loads(pickle.dumps(row))
+    assert (copy.path, copy.label, copy.boxes.tolist(), copy.size) == (row.path, 3, [[0, 1, 2, 3]], (5, 6))
+
+
+def test_annotations_nested_in_folders_are_found_by_path_and_else_by_name(tmp_path):
+    for name in ("a", "b", "c", "d", "n01/x", "n02/x"):
+        make_image(tmp_path / "val" / f"{name}.JPEG", size=(40, 30))
+    places = {
+        "a": (1, 1, 1, 1), "val/b": (2, 2, 2, 2), "CLS-LOC/deep/c": (3, 3, 3, 3), "p/d": (4, 4, 4, 4),
+        "q/d": (4, 4, 4, 4), "val/n01/x": (5, 5, 5, 5),
+    }  # fmt: skip
+    for place, box in places.items():
+        path = tmp_path / "Annotations" / f"{place}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(voc(voc_object("n01440764", box)))
+    found = open_boxes(tmp_path)
+    rows = {str(image.path.relative_to(tmp_path / "val")): image.boxes.tolist() for image in found.images}
+    # n01's annotation is not that of the image of the same name in n02
+    assert rows == {
+        "a.JPEG": [[0, 0, 0, 0]], "b.JPEG": [[1, 1, 1, 1]], "c.JPEG": [[2, 2, 2, 2]], "n01/x.JPEG": [[4, 4, 4, 4]]
+    }  # fmt: skip
+    assert found.skipped["no annotation"] == [str(tmp_path / "val" / "n02" / "x.JPEG")]
+    assert "p/d.xml" in found.skipped["several annotations"][0]
+    assert "q/d.xml" in found.skipped["several annotations"][0]
+
+
+def test_images_missing_or_without_a_box_of_a_known_class_are_named(tmp_path):
+    flat(
+        tmp_path,
+        good=voc(voc_object("n01440764", (1, 1, 4, 4)), voc_object("tree", (1, 1, 4, 4))),
+        tree=voc(voc_object("tree", (1, 1, 4, 4))),
+        empty=voc(),
+        outside=voc(voc_object("n01440764", (90, 90, 99, 99))),
+    )
+    (tmp_path / "val" / "link.JPEG").symlink_to(tmp_path / "nowhere.JPEG")
+    (tmp_path / "val" / "link.xml").write_text(voc(voc_object("n01440764", LEFT)))
+    (tmp_path / "names.txt").write_text("n01440764\n")
+    found = open_boxes(tmp_path, classes=tmp_path / "names.txt")
+    assert [image.path.stem for image in found.images] == ["good"]
+    val = tmp_path / "val"
+    assert found.skipped == {
+        "no object of a known class": [f"{val / 'empty.JPEG'}: no object", f"{val / 'tree.JPEG'}: tree"],
+        "no box inside the image": [str(val / "outside.JPEG")],
+        "image not on disk": [str(val / "link.JPEG")],
+    }
+    assert found.dropped == 1
+    assert found.notes == ["2 objects of classes that the model does not know: tree"]
+
+
+def test_choices_that_a_layout_does_not_have_are_refused(tmp_path):
+    flat(tmp_path, x=voc(voc_object("n01443537", LEFT)))
+    with pytest.raises(InputError, match="boxes only, no masks"):
+        open_boxes(tmp_path, regions="masks")
+    with pytest.raises(InputError, match=r"no years.*2012"):
+        open_boxes(tmp_path, year=2012)
+    with pytest.raises(InputError, match="year '12': a year has four digits"):
+        open_boxes(tmp_path, year="12")
+    with pytest.raises(InputError, match="has no folder 'test'"):
+        open_boxes(tmp_path, split="test")
+    with pytest.raises(InputError, match=r"unknown dataset 'birds'.*coco2014.*cub.*voc2007"):
+        open_boxes(tmp_path, dataset="birds")
+    with pytest.raises(ValueError, match="regions must be"):
+        open_boxes(tmp_path, regions="polygons")
+    (tmp_path / "other").mkdir()
+    make_image(tmp_path / "other" / "x.JPEG", size=(40, 30))
+    assert open_boxes(tmp_path, split="other").images[0].path == tmp_path / "other" / "x.JPEG"
+
+
+def test_boxed_datasets_say_what_they_are():
+    counts = {name: (spec.name, spec.num_classes, spec.year) for name, spec in BOXED_DATASETS.items()}
+    assert counts == {
+        "coco": ("coco", 80, None),
+        "coco2014": ("coco2014", 80, 2014),
+        "coco2017": ("coco2017", 80, 2017),
+        "voc2007": ("voc2007", 20, 2007),
+        "voc2012": ("voc2012", 20, 2012),
+        "pets": ("pets", 37, None),
+        "unrel": ("unrel", 1000, None),
+    }
+    assert all(spec.reads for spec in BOXED_DATASETS.values())
+    assert {spec.reader for spec in BOXED_DATASETS.values()} == set(READERS)
