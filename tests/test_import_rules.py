@@ -20,13 +20,15 @@ LEVELS = {
     "cgc.losses": 2,
     "cgc.models": 2,
     "cgc.data": 2,
+    "cgc.explainers": 2,
     "cgc.metrics": 3,
     "cgc.engine": 4,
     "cgc.methods": 4,
     "cgc.report": 4,
-    "cgc.commands": 5,
-    "cgc.demo": 6,
-    "cgc.__main__": 6,
+    "cgc.evaluation": 5,
+    "cgc.commands": 6,
+    "cgc.demo": 7,
+    "cgc.__main__": 7,
 }
 TORCH_ONLY = (
     "cgc.gradcam",
