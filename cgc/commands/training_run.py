@@ -31,22 +31,13 @@ from cgc.methods import BaselineMethod, CGCMethod
 from cgc.methods.validation import ValidationStep
 from cgc.models.backbones import build_backbone, check_image_size
 from cgc.models.checkpoint_layouts import Checkpoint, load_weights, read_checkpoint, released_state_dict
+from cgc.models.loading import architecture
 from cgc.report.overlays import panel_row
 
 _DEFAULT_ARCH = "resnet50"
 _PANEL_IMAGES = 8
-_MAY_CHANGE = {
-    "resume",
-    "data",
-    "save_dir",
-    "log_dir",
-    "workers",
-    "print_freq",
-    "evaluate",
-    "keep",
-    "device",
-    "gpu",
-}
+_PLACES = {"data", "resume", "save_dir", "log_dir"}
+_MAY_CHANGE = _PLACES | {"workers", "print_freq", "evaluate", "keep", "device", "gpu"}
 
 
 class TrainingRun:
@@ -57,7 +48,7 @@ class TrainingRun:
         self.stop = StopRequest()
         self.device = pick_device(options.device, options.gpu)
         self.checkpoint = read_checkpoint(options.resume) if options.resume else None
-        self.arch = options.arch or (self.checkpoint.arch if self.checkpoint else None) or _DEFAULT_ARCH
+        self.arch = options.arch or (architecture(self.checkpoint) if self.checkpoint else _DEFAULT_ARCH)
         train = open_split(options.data, "train", dataset=options.dataset)
         val = open_split(options.data, "val", dataset=options.dataset, classes=train.classes)
         self.classes = train.classes
@@ -149,7 +140,10 @@ class TrainingRun:
             raise InputError(
                 f"--start-epoch {options.start_epoch} leaves none of {options.epochs} epochs to train"
             )
-        save_dir = options.save_dir or Path("runs") / f"{options.method}-{self.arch}-seed{options.seed}"
+        save_dir = (
+            options.save_dir
+            or Path("runs") / f"{options.method}-{self.arch.replace(':', '-')}-seed{options.seed}"
+        )
         folder = CheckpointFolder(save_dir, options.keep)
         folder.claim()
         if continued is None or save_dir.resolve() not in Path(options.resume or "").resolve().parents:

@@ -19,7 +19,7 @@ from cgc.data.coco_files import ImageFiles, choose_json
 from cgc.data.coco_json import CocoAnnotation, CocoFile, CocoImage, read_coco_json
 from cgc.data.image_headers import NoSize, header_sizes
 from cgc.data.masks import Polygons
-from cgc.data.optional_packages import optional_package
+from cgc.optional_packages import optional_package
 
 _MOST_PIXELS = 178_956_970  # Pillow refuses to decode more
 _MALFORMED = "malformed annotation"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cgc.data.optional_packages import optional_package
+from cgc.optional_packages import optional_package
 
 MaskArray = npt.NDArray[np.bool_]
 _FOREGROUND = 1  # of a trimap; 2 is background, 3 the border between them

@@ -19,9 +19,9 @@ from cgc.data.annotations import (
 )
 from cgc.data.coco import read_coco
 from cgc.data.coco_files import json_files
-from cgc.data.optional_packages import optional_package
 from cgc.data.xml_folders import read_xml_folder
 from cgc.errors import InputError
+from cgc.optional_packages import optional_package
 
 _MAT = "annotations.mat"
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from cgc.errors import InputError
 from cgc.gradcam_probe import find_target_layer
+from cgc.modes import evaluating
 
 
 class Explainer(ABC):
@@ -57,7 +57,7 @@ class Explainer(ABC):
             raise ValueError(f"images {tuple(images.shape)}, targets {shape} and {rows} maps do not fit")
         if target is None and owner is not None:
             raise ValueError("maps of chosen images need a target each")
-        with eval_mode(self.backbone), torch.autocast(images.device.type, enabled=False):
+        with evaluating(self.backbone), torch.autocast(images.device.type, enabled=False):
             if target is None:
                 target = classify(self.backbone, images).argmax(1)
             logits: list[Tensor] = []
@@ -116,18 +116,6 @@ def target_layer(backbone: nn.Module, layer: str | None) -> str:
     if layer not in dict(backbone.named_modules()):
         raise InputError(f"{type(backbone).__name__} has no layer {layer!r}")
     return layer
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every submodule's own mode is back afterwards."""
-    modes = [(each, each.training) for each in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, training in modes:
-            each.training = training
 
 
 def working_copy(backbone: nn.Module) -> nn.Module:

@@ -8,7 +8,6 @@ explainer is built.
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -21,15 +20,7 @@ from torch import Tensor, nn
 
 from cgc.errors import InputError
 from cgc.explainers.base import Explainer, classify, target_layer, working_copy
-
-
-def library(module: str, package: str) -> ModuleType:
-    """Raises InputError naming the command that installs ``package`` if ``module`` cannot be imported."""
-    try:
-        importlib.import_module(module.split(".")[0])
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"this explainer needs {package} (pip install {package}): {error}") from error
+from cgc.optional_packages import optional_package
 
 
 class _OnACopy(Explainer):
@@ -70,7 +61,7 @@ class IntegratedGradients(_OnACopy):
         super().__init__(backbone, batch_size)
         if steps < 1:
             raise InputError(f"steps must be positive, not {steps}")
-        self._method = library("captum.attr", "captum").IntegratedGradients
+        self._method = optional_package("captum.attr", "captum", "captum's explainers").IntegratedGradients
         self.steps = steps
 
     def _maps(self, model: nn.Module, copied: nn.Module, images: Tensor, target_M: Tensor) -> Tensor:
@@ -90,7 +81,7 @@ class GuidedBackprop(_OnACopy):
 
     def __init__(self, backbone: nn.Module, *, batch_size: int | None = None) -> None:
         super().__init__(backbone, batch_size)
-        self._method = library("captum.attr", "captum").GuidedBackprop
+        self._method = optional_package("captum.attr", "captum", "captum's explainers").GuidedBackprop
 
     def _maps(self, model: nn.Module, copied: nn.Module, images: Tensor, target_M: Tensor) -> Tensor:
         with warnings.catch_warnings():
@@ -111,7 +102,7 @@ class CaptumGradCAM(_OnACopy):
     ) -> None:
         super().__init__(backbone, batch_size)
         self.layer = target_layer(backbone, layer)
-        self._method = library("captum.attr", "captum").LayerGradCam
+        self._method = optional_package("captum.attr", "captum", "captum's explainers").LayerGradCam
 
     def _maps(self, model: nn.Module, copied: nn.Module, images: Tensor, target_M: Tensor) -> Tensor:
         method = self._method(model, copied.get_submodule(self.layer))
@@ -131,7 +122,7 @@ class PytorchGradCAM(_OnACopy):
     ) -> None:
         super().__init__(backbone, batch_size)
         self.layer = target_layer(backbone, layer)
-        self._library = library("pytorch_grad_cam", "grad-cam")
+        self._library = optional_package("pytorch_grad_cam", "grad-cam", "pytorch-grad-cam's explainers")
         self._method = method
 
     def _maps(self, model: nn.Module, copied: nn.Module, images: Tensor, target_M: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,15 +40,16 @@ def entry_name(class_name: str) -> str:
     return class_name.encode("utf-8", "backslashreplace").decode("utf-8") + ".npy"
 
 
-def read_array(path: Path, class_name: str) -> Array:
-    """The numbers in a file, of any shape; of a ``.npz`` the class's array, or its only one.
+def read_array(path: Path, class_name: str, other_classes: Collection[str] = ()) -> Array:
+    """The numbers in a file, of any shape; of a ``.npz`` the class's array, or its only one unless that bears the name
+    of another class.
 
-    Raises MapProblem("no map") if a ``.npz`` has several arrays and none of the class, MapProblem("unreadable map") for
-    everything that is not a plain array of numbers or a grey picture.
+    Raises MapProblem("no map") if a ``.npz`` has none of the class, MapProblem("unreadable map") for everything that is
+    not a plain array of numbers or a grey picture.
     """
     try:
         if path.suffix.lower() == ".npz":
-            return _from_zip(path, class_name)
+            return _from_zip(path, class_name, other_classes)
         if path.suffix.lower() == ".npy":
             with path.open("rb") as file:
                 return _from_stream(file)
@@ -60,12 +62,13 @@ def read_array(path: Path, class_name: str) -> Array:
         raise MapProblem("unreadable map", f"{path}: {said}") from error
 
 
-def _from_zip(path: Path, class_name: str) -> Array:
+def _from_zip(path: Path, class_name: str, other_classes: Collection[str]) -> Array:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".npy")]
         name = entry_name(class_name)
         if name not in names:
-            if len(names) != 1:
+            theirs = {entry_name(other) for other in other_classes}
+            if len(names) != 1 or names[0] in theirs:
                 raise MapProblem("no map", f"{path} has {len(names)} arrays and none called {class_name!r}")
             name = names[0]
         with archive.open(name) as file:

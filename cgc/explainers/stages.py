@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cgc.errors import InputError
-from cgc.explainers.base import eval_mode, target_layer
+from cgc.explainers.base import target_layer
+from cgc.modes import evaluating
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 _PROBE_SIDES = (96, 224, 299)  # the larger ones are for networks whose fixed pools need them
@@ -68,7 +69,7 @@ def _calls(backbone: nn.Module) -> list[_Call]:
     ]
     parameter = next(backbone.parameters())
     try:
-        with eval_mode(backbone), torch.no_grad():
+        with evaluating(backbone), torch.no_grad():
             for side in _PROBE_SIDES:
                 calls.clear()
                 try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -64,16 +64,19 @@ class StoredMaps:
 
     A file is looked for under the image's path relative to ``root``, with its suffix and without, then under its bare
     name. A map covers its image: a grid of at most 64 cells a side always does, a larger map only if its sides are in
-    the image's ratio within 2 % and one pixel, unless ``stretch``.
+    the image's ratio within 2 % and one pixel, unless ``stretch``. The only array of a ``.npz`` serves every class, but
+    not if it bears the name of another one of ``classes``.
 
     Raises InputError if there is no such folder.
     """
 
-    def __init__(self, folder: Path | str, root: Path | str, *, stretch: bool = False) -> None:
+    def __init__(
+        self, folder: Path | str, root: Path | str, *, stretch: bool = False, classes: Collection[str] = ()
+    ) -> None:
         if not Path(folder).is_dir():
             raise InputError(f"{folder}: no such folder of maps")
         self._names = _Names(folder, root)
-        self.stretch = stretch
+        self.stretch, self.classes = stretch, frozenset(classes)
 
     def load(self, image_path: Path | str, class_name: str, image_size: tuple[int, int]) -> Tensor:
         """The map (h, w), float32, of a class on an image of ``image_size``.
@@ -87,7 +90,7 @@ class StoredMaps:
             raise MapProblem("unreadable map", f"{error.filename}: {error.strerror}") from error
         if path is None:
             raise MapProblem("no map", f"{image_path} has none in {self._names.folder}")
-        array = read_array(path, class_name)
+        array = read_array(path, class_name, self.classes)
         while array.ndim > 2 and array.shape[0] == 1:
             array = array[0]
         if array.ndim != 2:

@@ -1,4 +1,4 @@
-"""Classifiers by name: torchvision's CNNs, and small ones for small images.
+"""Classifiers by name: torchvision's CNNs, small ones for small images, and timm's as ``timm:NAME``.
 
 Shapes: images (N, 3, H, W) to logits (N, K).
 """
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from cgc.errors import InputError, RunError
+from cgc.models.timm_models import PREFIX, build_timm, timm_classes
 
+_IMAGENET_CLASSES = 1000
 _TRANSFORMERS = ("vit_", "swin_", "maxvit")
 _SMALL_STEM = "_small"  # resnet18_small, resnet50_small, ...
 # Published weights of these two expect another normalisation, which transform_input gives them. Fresh ones get it
@@ -59,7 +61,7 @@ def _residual(inputs: int, outputs: int, stride: int) -> BasicBlock:
 
 @functools.lru_cache(maxsize=1)
 def architectures() -> list[str]:
-    """Names that :func:`build_backbone` takes."""
+    """Names that :func:`build_backbone` takes, beside ``timm:NAME``."""
     cnns = [n for n in torchvision.models.list_models(torchvision.models) if not n.startswith(_TRANSFORMERS)]
     return [*cnns, "resnet_tiny", "resnet18_small", "resnet34_small", "resnet50_small"]
 
@@ -71,12 +73,14 @@ def build_backbone(
 
     ``pretrained`` takes torchvision's first ImageNet weights (downloads them), with a fresh head unless
     ``num_classes`` is 1000. ``maxpool`` replaces the global average pooling by global max pooling (GC's ``--maxpool``).
-    Networks with auxiliary heads are built without them.
+    Networks with auxiliary heads are built without them. ``timm:NAME``: see :mod:`cgc.models.timm_models`.
 
     Raises InputError for an unknown name or an option the architecture does not have, RunError if a download fails.
     """
-    if arch.startswith(_TRANSFORMERS):
+    if arch.removeprefix(PREFIX).startswith(_TRANSFORMERS):
         raise InputError(f"{arch} is a vision transformer: Grad-CAM needs a convolutional feature grid")
+    if arch.startswith(PREFIX):
+        return build_timm(arch, num_classes, pretrained=pretrained, maxpool=maxpool)
     if arch not in architectures():
         close = difflib.get_close_matches(arch, architectures(), n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(architectures())}"
@@ -112,11 +116,16 @@ def _pretrained(arch: str, num_classes: int) -> nn.Module:
     ):  # torchvision loads the auxiliary head with the weights; GoogLeNet's it drops itself
         backbone.aux_logits = False  # type: ignore[assignment]
         backbone.AuxLogits = None  # type: ignore[assignment]
-    if num_classes != 1000:
+    if num_classes != _IMAGENET_CLASSES:
         name, head = last_linear(backbone)
         parent = backbone.get_submodule(name.rpartition(".")[0])
         setattr(parent, name.rpartition(".")[2], nn.Linear(head.in_features, num_classes))
     return backbone
+
+
+def pretrained_classes(arch: str) -> int:
+    """Number of classes that the published weights of an architecture tell apart."""
+    return timm_classes(arch) if arch.startswith(PREFIX) else _IMAGENET_CLASSES
 
 
 def last_linear(backbone: nn.Module) -> tuple[str, nn.Linear]:

@@ -1,45 +1,49 @@
-"""Reading checkpoints: the released format, torchvision's bare state dicts, and what wraps them.
+"""Reading checkpoints: the released format, bare state dicts, and what wraps them.
 
 A released file is a dict with ``epoch, arch, state_dict, best_acc1, optimizer``; keys carry the prefix ``module.`` of
-DataParallel. Some hold ``model`` instead of ``state_dict``; torchvision's are bare. Nothing but tensors and plain types
-is ever unpickled.
+DataParallel. Some hold ``model`` instead of ``state_dict``; torchvision's are bare. Whose key is whose is decided in
+:mod:`cgc.models.key_names`. Nothing but tensors and plain types is ever unpickled.
 """
 
 from __future__ import annotations
 
 import argparse
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cgc.errors import InputError
+from cgc.models.key_names import KeyMatch, is_swav_pretrained, match_keys, plain_names
 
-_WRAPPERS = ("module.", "_orig_mod.")
-# torch before 0.4.1 did not count batches; auxiliary heads are not built here.
-_MAY_MISS = ("num_batches_tracked",)
-_MAY_EXCEED = ("AuxLogits.", "aux1.", "aux2.")
+OtherHead = Literal["refuse", "initialise"]
+
+_CONTAINERS = ("state_dict", "model", "model_state_dict")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights under plain names, and whatever else the file holds."""
+    """Weights under plain names, and whatever else the file holds.
+
+    ``container`` is the key that the weights stood under, None in a bare state dict.
+    """
 
     path: Path
     weights: dict[str, Tensor]
     arch: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    container: str | None = None
 
     @property
     def num_classes(self) -> int | None:
-        """Rows of the last weight, which belongs to the classifier."""
+        """Rows of the last weight, which belongs to the classifier; None where there is no classifier."""
         last = [w for name, w in self.weights.items() if name.endswith("weight") and w.dim() in (2, 4)]
-        return last[-1].shape[0] if last else None
+        return last[-1].shape[0] if last and not is_swav_pretrained(self.weights) else None
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -63,48 +67,58 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"{path} is not a checkpoint: {why}") from error
     except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is not a checkpoint, or a damaged one") from error
-    extra: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
-    weights = extra.get("state_dict", extra.get("model", extra))
-    if not isinstance(weights, Mapping) or not any(isinstance(w, Tensor) for w in weights.values()):
+    content = content if isinstance(content, Mapping) else {}
+    container = next((key for key in _CONTAINERS if _tensors(content.get(key))), None)
+    tensors = _tensors(content if container is None else content[container])
+    if not tensors:
         raise InputError(f"{path} is not a checkpoint: it holds no state_dict")
-    plain = {_plain_name(str(k)): w for k, w in weights.items() if isinstance(w, Tensor)}
+    try:
+        weights = plain_names(tensors)
+    except ValueError as error:
+        raise InputError(f"{path} is not a usable checkpoint: {error}") from error
+    extra = {} if container is None else content
     arch = extra.get("arch")
-    return Checkpoint(
-        path, plain, arch if isinstance(arch, str) else None, extra if weights is not extra else {}
-    )
+    return Checkpoint(path, weights, arch if isinstance(arch, str) else None, extra, container)
 
 
-def load_weights(backbone: nn.Module, checkpoint: Checkpoint, *, new_head: bool = False) -> str:
+def match(backbone: nn.Module, checkpoint: Checkpoint) -> KeyMatch:
+    """How the file's weights lie on the backbone's; raises InputError if it holds such a network twice."""
+    try:
+        return match_keys(backbone.state_dict(), checkpoint.weights)
+    except ValueError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from error
+
+
+def load_weights(
+    backbone: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    new_head: bool = False,
+    other_head: OtherHead = "refuse",
+) -> str:
     """Load every weight, or say which do not fit; returns a line that says what was loaded.
 
-    ``new_head`` keeps the backbone's own classifier, whatever the file's is.
+    Weights are converted to the backbone's dtype. ``new_head`` keeps the backbone's own classifier, whatever the
+    file's is; ``other_head="initialise"`` does so only where the file has none or another one, as the published COCO
+    and SwAV scripts do. Either way the trunk must fit completely, and what else the file holds is named.
 
     Raises InputError naming missing, unexpected and misshapen keys.
     """
-    own, given = backbone.state_dict(), checkpoint.weights
-    misshapen = [k for k in own if k in given and own[k].shape != given[k].shape]
-    head = _head_keys(own)
-    other_size = [k for k in misshapen if k in head and own[k].shape[1:] == given[k].shape[1:]]
-    replaced = [k for k in own if k in head] if new_head else []
-    if other_size and not new_head:
-        sizes = f"{given[other_size[0]].shape[0]} classes, this run has {own[other_size[0]].shape[0]}"
-        raise InputError(f"{checkpoint.path} has {sizes}; --new-head starts with a fresh classifier")
-    missing = [k for k in own if k not in given and k not in replaced and not k.endswith(_MAY_MISS)]
-    unexpected = [k for k in given if k not in own and not k.startswith(_MAY_EXCEED)]
-    wrong = [k for k in misshapen if k not in replaced]
-    if missing or unexpected or wrong:
-        matched = sum(k in given and own[k].shape == given[k].shape for k in own)
-        parts = [
-            f"{len(keys)} {kind} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
-            for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
-            if keys
-        ]
-        raise InputError(
-            f"{checkpoint.path} does not fit: {matched} of {len(own)} keys match; {'; '.join(parts)}"
-        )
-    backbone.load_state_dict({k: w for k, w in given.items() if k in own and k not in replaced}, strict=False)
-    fresh = f", fresh classifier ({', '.join(replaced)})" if replaced else ""
-    return f"{checkpoint.path}: {len(own) - len(replaced)} of {len(own)} keys loaded{fresh}"
+    fit, path = match(backbone, checkpoint), checkpoint.path
+    fresh = new_head or (other_head == "initialise" and not fit.head_fits)
+    if not (fit.trunk_fits if fresh or other_head == "initialise" else fit.fits):
+        raise InputError(f"{path} {_why_not(fit, backbone, fresh=fresh)}")
+    replaced = fit.head if fresh else ()
+    state = {name: checkpoint.weights[key] for name, key in fit.found.items() if name not in replaced}
+    backbone.load_state_dict(state, strict=False)
+    said = [f"{path}: {len(state)} of {len(backbone.state_dict())} keys loaded", *fit.notes]
+    if fit.counters:
+        said.append(f"the counts of batches ({len(fit.counters)} num_batches_tracked) are not in the file")
+    if fresh:
+        said.append(f"fresh classifier ({', '.join(replaced)}){_other_head(fit, new_head)}")
+    if fit.unexpected:
+        said.append(f"left out: {_named(fit.unexpected)}")
+    return ", ".join(said)
 
 
 def released_state_dict(backbone: nn.Module) -> dict[str, Tensor]:
@@ -112,17 +126,46 @@ def released_state_dict(backbone: nn.Module) -> dict[str, Tensor]:
     return {f"module.{name}": tensor for name, tensor in backbone.state_dict().items()}
 
 
-def _plain_name(key: str) -> str:
-    while key.startswith(_WRAPPERS):
-        key = key.split(".", 1)[1]
-    return key
+def mismatch(fit: KeyMatch, *, but: Sequence[str] = ()) -> str:
+    """Missing, unexpected and misshapen keys, counted and the first of them named; ``but`` are no matter."""
+    kinds = (("missing", fit.missing), ("unexpected", fit.unexpected), ("of another shape", fit.misshapen))
+    wrong = [(kind, [k for k in keys if k not in but]) for kind, keys in kinds]
+    return "; ".join(f"{len(keys)} {kind} ({_list(keys)})" for kind, keys in wrong if keys)
 
 
-def _head_keys(state: Mapping[str, Tensor]) -> set[str]:
-    """Weight and bias of the last layer."""
-    last = [name for name, w in state.items() if name.endswith("weight") and w.dim() in (2, 4)][-1]
-    layer = last.removesuffix("weight")
-    return {f"{layer}weight", f"{layer}bias"}
+def _why_not(fit: KeyMatch, backbone: nn.Module, *, fresh: bool) -> str:
+    own = backbone.state_dict()
+    hint = "--new-head starts with a fresh classifier"
+    if not fresh and fit.trunk_fits and not fit.unexpected and fit.file_classes is not None:
+        return f"has {fit.file_classes} classes, this run has {own[fit.head[0]].shape[0]}; {hint}"
+    if not fresh and fit.trunk_fits and not set(fit.head) & {*fit.found, *fit.misshapen}:
+        beside = f" (but {_named(fit.unexpected)})" if fit.unexpected else ""
+        return f"has this network's trunk and no classifier for it{beside}; {hint}"
+    but = {*fit.head, *fit.outside} if fresh else ()
+    said = f"does not fit: {len(fit.found)} of {len(own)} keys match; {mismatch(fit, but=tuple(but))}"
+    return ", ".join((said, *fit.notes))
+
+
+def _other_head(fit: KeyMatch, new_head: bool) -> str:
+    if new_head:
+        return ""
+    if fit.file_classes is None:
+        return ": the file has none for this network"
+    return f": the file's has {fit.file_classes} classes"
+
+
+def _named(keys: Sequence[str]) -> str:
+    return f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} ({_list(keys)})"
+
+
+def _list(keys: Sequence[str]) -> str:
+    return f"{', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(k): w for k, w in content.items() if isinstance(w, Tensor)}
 
 
 def _plain_types() -> list[Any]:

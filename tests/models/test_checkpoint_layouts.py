@@ -254,3 +254,55 @@ def test_new_head_is_fresh_also_where_the_sizes_agree() -> None:
 def test_released_names_are_those_of_data_parallel() -> None:
     model = backbone()
     assert list(released_state_dict(model)) == list(nn.DataParallel(model).state_dict())
+
+
+def test_a_wrapper_inside_and_two_keys_that_become_one(tmp_path: Path) -> None:
+    weights = {k.replace("layer1.", "layer1._orig_mod."): w for k, w in prefixed("").items()}
+    assert_loads(saved(tmp_path / "m.pth", {"model_state_dict": weights}))
+    with pytest.raises(InputError, match=r"twice\.pth is not a usable.*fc\.bias stands in it twice"):
+        saved(tmp_path / "twice.pth", {"fc.bias": torch.zeros(3), "module.fc.bias": torch.zeros(3)})
+
+
+def test_a_prefix_is_dropped_and_said() -> None:
+    target = backbone(seed=1)
+    said = load_weights(target, Checkpoint(Path("m.pth"), prefixed("encoder.")))
+    assert "62 of 62 keys loaded, prefix 'encoder.' dropped" in said
+    assert torch.equal(target.fc.weight, backbone().fc.weight)
+
+
+def test_a_network_that_stands_there_twice_is_refused() -> None:
+    both = prefixed("online.") | prefixed("target.", seed=1)
+    with pytest.raises(InputError, match=r"m\.pth: it holds this network 2 times: under online\., target\."):
+        load_weights(backbone(), Checkpoint(Path("m.pth"), both))
+
+
+def test_counts_that_old_files_do_not_have_are_not_counted_as_loaded() -> None:
+    weights = {k: v for k, v in backbone().state_dict().items() if not k.endswith("num_batches_tracked")}
+    said = load_weights(backbone(seed=1), Checkpoint(Path("m.pth"), weights))
+    assert "52 of 62 keys loaded, the counts of batches (10 num_batches_tracked)" in said
+
+
+def test_a_file_without_classifier_says_how_to_go_on() -> None:
+    weights = {k: w for k, w in backbone().state_dict().items() if not k.startswith("fc.")}
+    weights["prototypes.weight"] = torch.zeros(30, 8)
+    checkpoint = Checkpoint(Path("m.pth"), weights)
+    assert checkpoint.num_classes is None
+    with pytest.raises(InputError, match=r"no classifier for it \(but 1 key \(prototypes.*--new-head"):
+        load_weights(backbone(), checkpoint)
+    said = load_weights(backbone(), checkpoint, new_head=True)
+    assert said.endswith(
+        "60 of 62 keys loaded, fresh classifier (fc.weight, fc.bias), left out: 1 key (prototypes.weight)"
+    )
+
+
+@pytest.mark.parametrize("how", [{"new_head": True}, {"other_head": "initialise"}])
+def test_a_fresh_head_excuses_nothing_of_the_trunk(how: dict[str, Any]) -> None:
+    weights = dict(backbone().state_dict()) | {
+        "layer1.se.weight": torch.zeros(2),
+        "fc.weight": torch.zeros(7, 96),
+    }
+    target = backbone(seed=1)
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    with pytest.raises(InputError, match=r"1 unexpected \(layer1\.se\.weight\)$"):
+        load_weights(target, Checkpoint(Path("m.pth"), weights), **how)
+    assert all(torch.equal(before[k], v) for k, v in target.state_dict().items())
