@@ -8,7 +8,7 @@ DATA holds val/ and annotation/ (VOC XML), or is tiny-imagenet or CUB-200-2011 a
 
 import sys
 
-from cgc.commands.evaluate_energy import main
+from cgc.commands.evaluate import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(preset="energy"))

@@ -13,9 +13,11 @@ COMMANDS = {
     "demo": ("cgc.demo", "train with and without CGC on drawn images, compare where the models look"),
     "train": ("cgc.commands.train", "train or validate a classifier (train_eval_cgc.py)"),
     "evaluate": (
-        "cgc.commands.evaluate_energy",
-        "score heatmaps against boxes (evaluate_gradcam_energy_inside_bbox.py)",
+        "cgc.commands.evaluate",
+        "score a checkpoint or heatmaps: regions, insertion, deletion, accuracy",
     ),
+    "compare": ("cgc.commands.compare", "paired differences of two evaluations, image by image"),
+    "inspect": ("cgc.commands.inspect_checkpoint", "say what a checkpoint is and what it holds"),
 }
 
 

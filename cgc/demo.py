@@ -25,11 +25,14 @@ from cgc.commands.options import Parser, non_negative_int, positive_int, run_com
 from cgc.data.boxes import BoxedImages, open_boxes
 from cgc.data.decode import decode_rgb
 from cgc.data.shapes import write_shapes
-from cgc.engine.localisation import ImageScore, Summary, evaluate_localisation, summarise
 from cgc.engine.records import write_json
-from cgc.engine.runtime import evaluating
 from cgc.errors import InputError, RunError
+from cgc.evaluation.options import LOCALISATION, EvaluationOptions
+from cgc.evaluation.rows import Estimate, Row, Summary, summarise
+from cgc.evaluation.run import evaluate
+from cgc.evaluation.subject import gradcam_subject
 from cgc.models.loading import load_model
+from cgc.modes import evaluating
 from cgc.report.overlays import comparison_picture
 from cgc.report.text import aligned
 
@@ -87,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         status = train.main(arguments)
         if status:
             raise RunError(f"training {method} ended with status {status}")
-        outcomes[method] = evaluate(found, folder, options.epochs, shown)
+        outcomes[method] = score(found, folder, options.epochs, shown)
     text = table(outcomes)
     picture = options.out / "heatmaps.png"
     draw(found, shown, outcomes, picture)
@@ -97,23 +100,22 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(found: BoxedImages, run_folder: Path, epochs: int, shown: Sequence[int]) -> Outcome:
+def score(found: BoxedImages, run_folder: Path, epochs: int, shown: Sequence[int]) -> Outcome:
     """Score the last checkpoint on the held-out images, keeping the maps of those to be shown."""
     model = load_model(None, run_folder / f"checkpoint_{epochs:03d}.pth.tar", len(found.classes))
     kept: dict[int, Tensor] = {}
 
-    def keep(row: ImageScore, map_hw: Tensor) -> None:
-        if row.index in shown:
-            kept[row.index] = map_hw
+    def keep(rows: Sequence[Row], maps: Sequence[Tensor]) -> None:
+        kept.update((row.index, map_hw) for row, map_hw in zip(rows, maps, strict=True) if row.index in shown)
 
+    options = EvaluationOptions((*LOCALISATION, "top1"), input_resize=SIZE, batch_size=50)
     with evaluating(model):
-        result = evaluate_localisation(
-            model.explain, found.images, input_resize=SIZE, batch_size=50, on_map=keep
-        )
-    if not result.scores:
+        result = evaluate(gradcam_subject(model), found.images, options, on_maps=keep)
+    if not result.rows:
         raise InputError(f"no held-out image of {found.layout} layout could be scored")
     record = json.loads((run_folder / "result.json").read_text(encoding="utf-8"))
-    return Outcome(summarise(result.scores), record, kept)
+    summary = summarise(result.rows, found.images, options.metrics, num_classes=len(found.classes), draws=0)
+    return Outcome(summary, record, kept)
 
 
 def table(outcomes: dict[str, Outcome]) -> str:
@@ -127,8 +129,8 @@ def table(outcomes: dict[str, Outcome]) -> str:
         agreement = [f"{figures['consistency_loss']:.3f}", f"{figures['cosine']:.3f}"]
         rows.append((method, *scores, *agreement, f"{figures['seconds']:.0f}", str(figures["zero_maps"])))
     for name, title in (("uniform", "uniform map"), ("gaussian", "centre Gaussian")):
-        values = list(outcomes.values())[-1].summary.values
-        scores = [_percent(values[metric][name]) for metric in ("ch", "spg", "pg")]
+        last = list(outcomes.values())[-1].summary.scores
+        scores = [_percent(_value(last[metric][name])) for metric in ("ch", "spg", "pg")]
         rows.append((title, "", *scores, "", "", "", ""))
     images = list(outcomes.values())[-1].summary.images
     return (
@@ -140,14 +142,17 @@ def table(outcomes: dict[str, Outcome]) -> str:
 def _figures(outcome: Outcome) -> dict[str, Any]:
     summary, record = outcome.summary, outcome.record
     return {
-        "top1": summary.top1,
-        **{metric: summary.values[metric]["model"] for metric in ("ch", "spg", "pg")},
+        **{metric: _value(summary.scores[metric]["model"]) for metric in ("top1", "ch", "spg", "pg")},
         "consistency_loss": record["val_consistency"],
         "cosine": record["val_cosine"],
         "seconds": record["seconds"],
         "zero_maps": summary.zero_maps,
         "images": summary.images,
     }
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
 
 
 def _percent(value: float | None) -> str:

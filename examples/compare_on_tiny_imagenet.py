@@ -144,9 +144,11 @@ def picture(data: Path, out: Path, seed: int, epochs: int, methods: list[str]) -
     """A dozen validation images, evenly spread over the list, under the models of one seed."""
     from cgc.data.boxes import open_boxes
     from cgc.data.decode import decode_rgb
-    from cgc.engine.localisation import evaluate_localisation
-    from cgc.engine.runtime import evaluating
+    from cgc.evaluation.options import EvaluationOptions
+    from cgc.evaluation.run import evaluate
+    from cgc.evaluation.subject import gradcam_subject
     from cgc.models.loading import load_model
+    from cgc.modes import evaluating
     from cgc.report.overlays import comparison_picture
 
     found = open_boxes(data)
@@ -159,11 +161,11 @@ def picture(data: Path, out: Path, seed: int, epochs: int, methods: list[str]) -
         )
         kept: dict[int, Any] = {}
         with evaluating(model):
-            evaluate_localisation(
-                model.explain,
+            evaluate(
+                gradcam_subject(model),
                 shown,
-                input_resize=SIZE,
-                on_map=lambda row, m, kept=kept: kept.update({row.index: m}),
+                EvaluationOptions(input_resize=SIZE),
+                on_maps=lambda rows, maps, kept=kept: kept.update({rows[0].index: maps[0]}),
             )
         maps[TITLES[method]] = [kept[i] for i in range(len(shown))]
     images = [decode_rgb(image.path) for image in shown]

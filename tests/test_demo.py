@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cgc import demo
-from cgc.commands import evaluate_energy
+from cgc.commands import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_numbers_are_those_of_the_evaluator(folder: Path, tmp_path: Path) -> Non
         checkpoint = folder / "runs" / method.replace(" ", "-") / "checkpoint_001.pth.tar"
         arguments = [str(folder / "data" / "eval"), "--classes", str(folder / "data" / "train"), "-j", "0"]
         arguments += ["--resume", str(checkpoint), "--input_resize", str(demo.SIZE), "--out", str(out)]
-        assert evaluate_energy.main([*arguments, "--device", "cpu"]) == 0
+        assert evaluate.main([*arguments, "--device", "cpu"], preset="energy") == 0
         scores = json.loads(out.read_text())
         assert scores["images"] == 18
         assert scores["top1"] == figures[method]["top1"]

@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[1]
 # Level of each part; a module may import from lower levels and from its own part.
 LEVELS = {
     "cgc.errors": 0,
+    "cgc.optional_packages": 1,
     "cgc.gradcam": 1,
     "cgc.gradcam_probe": 1,
+    "cgc.modes": 1,
     "cgc.spatial": 1,
     "cgc.losses": 2,
     "cgc.models": 2,
@@ -33,6 +35,7 @@ LEVELS = {
 TORCH_ONLY = (
     "cgc.gradcam",
     "cgc.gradcam_probe",
+    "cgc.modes",
     "cgc.spatial",
 )  # these may import each other and errors, and torch
 

@@ -28,3 +28,18 @@ def test_every_linked_file_exists() -> None:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
             if not link.startswith("http"):
                 assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_the_example_of_the_evaluation_runs(capsys) -> None:
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8"), re.S
+    )
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    exec(compile(example, "evaluation.md", "exec"), names)
+    ch, hit, spg, *areas = re.sub(r"tensor\(\[|\]\)|,", " ", capsys.readouterr().out).split()
+    assert 0.1 < float(ch) < 0.6
+    assert hit in ("True", "False")
+    assert float(ch) < float(spg) < 1
+    assert all(0 < float(area) < 1 for area in areas if area[0].isdigit())
+    assert len(areas) >= 2

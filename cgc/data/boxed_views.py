@@ -1,32 +1,71 @@
-"""Evaluation images at full field of view: shorter side to a given size, no crop, in batches of equal
-size.
-"""
+"""The views of an evaluation image, decoded once: full field of view, stretched to a square, centre crop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from cgc.data.boxes import BoxedImage
 from cgc.data.decode import UnreadableImage, decode_rgb
+from cgc.data.views import query_view
 
-_Item = tuple[int, Tensor | None, str]
 
+@dataclass(frozen=True)
+class ViewSizes:
+    """Which views of an image are wanted; None: not that one.
 
-class SizedBatch(NamedTuple):
-    """N images of one size, (N, 3, h, w) uint8 in channels_last; `indices` into the list; unreadable
-    (index, reason).
+    ``shorter_side``: the shorter side brought to so many pixels, no crop (localisation). ``square``: stretched to this
+    side, no crop (insertion and deletion). ``crop``: (shorter side, side of the centre crop), as in validation.
     """
 
-    images: Tensor
-    indices: list[int]
-    unreadable: list[tuple[int, str]]
+    shorter_side: int | None = None
+    square: int | None = None
+    crop: tuple[int, int] | None = None
+
+
+class ImageViews(NamedTuple):
+    """uint8 (h, w, 3) each, or None where not wanted."""
+
+    full: Tensor | None
+    square: Tensor | None
+    crop: Tensor | None
+
+
+def decode_views(path: Path, size: tuple[int, int], wanted: ViewSizes) -> ImageViews:
+    """Decode an image once and resize it as PIL does, bilinear with antialiasing.
+
+    ``size`` is the (height, width) that the image is known to have.
+
+    Raises UnreadableImage for a file that cannot be decoded, or that is another image than the size says.
+    """
+    image = decode_rgb(path)
+    if (image.height, image.width) != tuple(size):
+        # Its boxes were clipped to, and its batch chosen for, the size in the header or the annotation.
+        raise UnreadableImage(
+            path, f"is {image.height}×{image.width} px, its annotation says {size[0]}×{size[1]}"
+        )
+    full = square = crop = None
+    if wanted.shorter_side is not None:
+        full = _pixels(image, resized(size, wanted.shorter_side))
+    if wanted.square is not None:
+        square = _pixels(image, (wanted.square, wanted.square))
+    if wanted.crop is not None:
+        shorter, side = wanted.crop
+        crop = torch.from_numpy(np.array(query_view(image, side, shorter)))
+    return ImageViews(full, square, crop)
+
+
+def _pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    height, width = size
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image))
 
 
 def resized(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
@@ -41,68 +80,24 @@ def resized(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
     return shorter_side * height // width, shorter_side
 
 
-def size_batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Indices in groups of equal size, at most `batch_size` each; largest images first, where memory shows
-    its limit.
+def size_batches(
+    sizes: Sequence[tuple[int, int]], batch_size: int, kinds: Sequence[Hashable] | None = None
+) -> list[list[int]]:
+    """Indices in groups of equal size, at most `batch_size` each; largest images first, where memory shows its limit.
+
+    Of equal size, indices of one of the ``kinds`` stand together.
 
     >>> size_batches([(2, 3), (4, 4), (2, 3), (2, 3)], 2)
     [[1], [0, 2], [3]]
+    >>> size_batches([(2, 3), (2, 3), (2, 3)], 2, ["a", "b", "a"])
+    [[0, 2], [1]]
     """
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int], dict[Hashable, list[int]]] = {}
     for index, size in enumerate(sizes):
-        groups.setdefault(size, []).append(index)
-    ordered = sorted(groups.items(), key=lambda group: (-group[0][0] * group[0][1], group[0]))
-    return [
-        indices[start : start + batch_size]
-        for _, indices in ordered
-        for start in range(0, len(indices), batch_size)
-    ]
-
-
-class BoxedViews(Dataset[_Item]):
-    """Item i: (i, (h, w, 3) uint8 image resized as PIL does with antialiasing, "") or (i, None, reason)."""
-
-    def __init__(self, images: Sequence[BoxedImage], shorter_side: int) -> None:
-        self.images = images
-        self.sizes = [resized(image.size, shorter_side) for image in images]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> _Item:
-        height, width = self.sizes[index]
-        try:
-            image = decode_rgb(self.images[index].path)
-        except UnreadableImage as error:
-            return index, None, error.reason
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        return index, torch.from_numpy(np.array(image)), ""
-
-
-def _collate(items: Sequence[_Item]) -> SizedBatch:
-    read = [(index, image) for index, image, _ in items if image is not None]
-    unreadable = [(index, reason) for index, image, reason in items if image is None]
-    images = torch.stack([image for _, image in read]) if read else torch.empty(0, 1, 1, 3, dtype=torch.uint8)
-    return SizedBatch(images.permute(0, 3, 1, 2), [index for index, _ in read], unreadable)
-
-
-def boxed_loader(
-    images: Sequence[BoxedImage],
-    shorter_side: int,
-    *,
-    batch_size: int,
-    workers: int,
-    pin_memory: bool = False,
-) -> DataLoader[_Item]:
-    """Loader of `SizedBatch`: every image once, batches of one resized size, so a forward needs no
-    padding.
-    """
-    views = BoxedViews(images, shorter_side)
-    return DataLoader(
-        views,
-        batch_sampler=size_batches(views.sizes, batch_size),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pin_memory,
-    )
+        kind = None if kinds is None else kinds[index]
+        groups.setdefault(size, {}).setdefault(kind, []).append(index)
+    batches = []
+    for _, of_kind in sorted(groups.items(), key=lambda group: (-group[0][0] * group[0][1], group[0])):
+        indices = [index for each in of_kind.values() for index in each]
+        batches += [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    return batches

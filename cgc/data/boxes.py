@@ -12,12 +12,11 @@ from cgc.data.boxed_specs import BOXED_DATASETS, BoxedSpec, boxed_spec
 from cgc.data.class_map import read_class_map, template_path
 from cgc.data.class_names import ClassIndex, default_classes, imagenet_wnids, read_classes
 from cgc.data.downloads import download_dataset
-from cgc.data.image_headers import header_size
 from cgc.data.masks import Mask
 from cgc.data.specs import DatasetSpec
 from cgc.errors import InputError
 
-__all__ = ["BOXED_DATASETS", "BoxedImage", "BoxedImages", "Mask", "clip_box", "header_size", "open_boxes"]
+__all__ = ["BOXED_DATASETS", "BoxedImage", "BoxedImages", "Mask", "clip_box", "open_boxes"]
 
 
 def open_boxes(

@@ -248,7 +248,7 @@ class ViewLoader(DataLoader[Sample]):
             raise InputError(failure.message)
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
     # Ctrl-C, and a scheduler's SIGTERM, reach the whole process group; the main process decides when its workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -276,6 +276,6 @@ def make_loader(
         collate_fn=_collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0 if persistent_workers is None else persistent_workers and workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # else every epoch would draw from the global one
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from cgc.data.views import ViewLoader, mix_seed
-from cgc.engine.runtime import Stopped, StopRequest, evaluating
+from cgc.engine.runtime import Stopped, StopRequest
 from cgc.errors import InputError
 from cgc.metrics.consistency import consistency
+from cgc.modes import evaluating
 from cgc.spatial import SpatialTransform
 
 _SEED = 0  # of the augmented views and the negatives: the same for every model, run and epoch
@@ -49,7 +52,7 @@ def validate(
             if strict and unreadable:
                 raise InputError(f"unreadable image (--strict): {unreadable[0]}")
             keep = _not_seen_before(batch.indices, seen)
-            transform_N5 = _transforms(batch.indices, image_size)
+            transform_N5 = held_out_transforms(batch.indices.tolist(), image_size)
             query = batch.query.to(device, non_blocking=True)
             outputs = step(query, transform_N5.to(device, non_blocking=True))
             packed.append(transform_N5[keep])
@@ -81,11 +84,11 @@ def _not_seen_before(indices_N: Tensor, seen: set[int]) -> Tensor:
     return torch.tensor(new)
 
 
-def _transforms(indices_N: Tensor, size: int) -> Tensor:
-    """One packed transform (5,) for each index."""
+def held_out_transforms(indices: Sequence[int], size: int) -> Tensor:
+    """The augmented view of each held-out image, packed (N, 5): a function of its index alone."""
     rows = [
         SpatialTransform.sample(1, size, generator=torch.Generator().manual_seed(mix_seed(_SEED, i))).pack()
-        for i in indices_N.tolist()
+        for i in indices
     ]
     return torch.cat(rows)
 

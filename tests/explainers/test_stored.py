@@ -215,3 +215,15 @@ def test_no_map(root: Path, folder: Path) -> None:
     assert problem(folder, root, too_long).reason in ("no map", "unreadable map")
     (folder / "2.npy").mkdir()
     assert problem(folder, root, "dog/2.jpg").reason == "no map"
+
+
+def test_the_only_array_serves_every_class_unless_it_is_another_ones(tmp_path):
+    np.savez(tmp_path / "a.npz", cat=np.ones((2, 2)))
+    np.savez(tmp_path / "b.npz", np.ones((2, 2)))
+    maps = StoredMaps(tmp_path, tmp_path / "images", classes=("cat", "dog"))
+    assert maps.load(tmp_path / "images" / "a.jpg", "cat", (2, 2)).shape == (2, 2)
+    assert maps.load(tmp_path / "images" / "b.jpg", "dog", (2, 2)).shape == (2, 2)
+    with pytest.raises(MapProblem) as problem:
+        maps.load(tmp_path / "images" / "a.jpg", "dog", (2, 2))
+    assert problem.value.reason == "no map"
+    assert StoredMaps(tmp_path, tmp_path).load(tmp_path / "a.jpg", "dog", (2, 2)).sum() == 4

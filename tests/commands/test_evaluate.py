@@ -11,19 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-from cgc.commands import evaluate_energy
-from cgc.commands.evaluate_energy import main
+from cgc.commands import evaluate
+from cgc.commands.evaluate import main
 from cgc.models.backbones import build_backbone
 from cgc.models.loading import load_model
 from tests.data.boxed_fixture import scored_folder
-from tests.engine.test_localisation import looks_left
-
-
-class LooksLeft(nn.Module):
-    def explain(self, images, target=None, *, weighting="elementwise"):
-        return looks_left(images, target)
+from tests.evaluation.test_run import looks_left, subject
 
 
 @pytest.fixture
@@ -42,20 +36,28 @@ def arguments(folder, tmp_path):
 
 
 def test_numbers_and_files(monkeypatch, folder, arguments, tmp_path, capsys):
-    monkeypatch.setattr(evaluate_energy, "load_model", lambda *_, **__: LooksLeft())
+    monkeypatch.setattr(evaluate, "_subject", lambda *_: subject(looks_left))
     out = tmp_path / "new" / "scores.json"
     assert main([*arguments, "--out", str(out), "--save-overlays", "2"]) == 0
     shown = capsys.readouterr().out
-    lines = {line.split("  ")[0]: line.split() for line in shown.splitlines() if line}
-    assert lines["top-1"][-2:] == ["40.00", "5"]
-    assert lines["Content Heatmap"][-4:-2] == ["34.38", "37.75"]
-    assert lines["Pointing Game"][-4:] == ["50.00", "50.00", "25.00", "3"]
-    assert lines["Stochastic PG (exact)"][-4] == "35.92"
-    for text in ("pointing tolerance: 3 px", "zero maps: 1 (left out)", "skipped: 3", "1 clipped", "f.xml"):
+    lines = {
+        line.split("  ")[0]: line.replace("[", " ").replace("]", " ").replace(",", " ").split()
+        for line in shown.splitlines()
+        if line
+    }
+    assert lines["top-1"][1] == "40.00"
+    assert lines["top-1"][-1] == "5"
+    ch, pg, spg = lines["Content Heatmap"][2:], lines["Pointing Game"][2:], lines["Stochastic PG"][2:]
+    # model, interval, uniform, Gaussian, random, rows
+    assert (ch[0], ch[3], ch[-1]) == ("34.38", "37.75", "4")
+    assert (pg[0], *pg[3:5], pg[-1]) == ("50.00", "50.00", "25.00", "3")
+    assert spg[0] == "35.92"
+    assert float(ch[1]) < 34.38 < float(ch[2])
+    for text in ("pointing tolerance: 3 px", "zero maps: 1 (left out", "skipped: 3", "1 clipped", "f.xml"):
         assert text in shown
     content = json.loads(out.read_text())
     assert content["scores"]["ch"]["model"] == pytest.approx(0.3438, abs=1e-6)
-    assert content["counted"] == {"ch": 4, "pg": 3, "spg": 4}
+    assert content["counted"] == {"ch": 4, "pg": 3, "spg": 4, "top1": 5}
     assert set(content["skipped"]) == {"malformed annotation", "no annotation", "unreadable image"}
     with out.with_suffix(".csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -90,7 +92,7 @@ def test_the_model_is_left_as_it_was(monkeypatch, arguments):
         kept.append((model, {name: value.clone() for name, value in model.state_dict().items()}))
         return model
 
-    monkeypatch.setattr(evaluate_energy, "load_model", keep)
+    monkeypatch.setattr(evaluate, "load_model", keep)
     assert main(arguments) == 0
     [(model, before)] = kept
     assert all(module.training for module in model.modules())

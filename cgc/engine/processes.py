@@ -1,0 +1,64 @@
+"""Several processes, as torchrun starts them, that share one evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from cgc.errors import InputError
+
+_Part = TypeVar("_Part")
+
+
+class Processes:
+    """This process among ``size`` ones."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+    @property
+    def share(self) -> slice:
+        """Every ``size``-th image: neighbours in a list are alike in size, so the work is spread evenly."""
+        return slice(self.rank, None, self.size)
+
+    def gather(self, part: _Part) -> list[_Part]:
+        """Every process's part, in order of rank, on every process."""
+        parts: list[_Part | None] = [None] * self.size
+        dist.all_gather_object(parts, part)
+        return parts  # type: ignore[return-value]  # all are there now
+
+
+@contextlib.contextmanager
+def joined_processes(device: torch.device) -> Iterator[Processes | None]:
+    """The processes that torchrun started, or None where this one was started alone.
+
+    Raises InputError where torchrun's variables are there but the others cannot be reached.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield None
+        return
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the other processes cannot be reached: {str(error).splitlines()[0]}") from error
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The GPU of this process where torchrun started one per GPU; any other device as it is."""
+    rank = os.environ.get("LOCAL_RANK")
+    if device.type != "cuda" or device.index is not None or rank is None:
+        return device
+    if int(rank) >= torch.cuda.device_count():
+        raise InputError(f"process {rank} on this machine has no GPU: there are {torch.cuda.device_count()}")
+    device = torch.device("cuda", int(rank))
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,38 @@
+"""To the device and back without making it, or Python, wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; a GPU gets it from pinned memory, so that the copy is queued like any other work."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class Readback:
+    """Copies of small tensors, queued when made and awaited when read: work queued in between goes on meanwhile."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._copies: dict[str, Tensor] = {}
+        self._event: torch.cuda.Event | None = None
+        for name, tensor in tensors.items():
+            if tensor.is_cuda:
+                copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                tensor = copy.copy_(tensor, non_blocking=True)
+                self._event = self._event or torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copies[name] = tensor
+        if self._event is not None:
+            self._event.record()
+
+    def columns(self) -> dict[str, Any]:
+        """The values, as lists."""
+        if self._event is not None:
+            self._event.synchronize()
+        return {name: copy.tolist() for name, copy in self._copies.items()}

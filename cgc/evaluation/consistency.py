@@ -1,0 +1,68 @@
+"""CGC's consistency as a measure of held-out images, in the same pass as the other scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cgc.data.presets import normalise
+from cgc.engine.validation import held_out_transforms
+from cgc.evaluation.rows import Row
+from cgc.evaluation.subject import Subject
+from cgc.metrics.consistency import consistency
+from cgc.spatial import SpatialTransform
+
+
+class ConsistencyPass:
+    """Grid maps of centre crops and of their augmented views; scored at the end, since the loss of an image depends
+    on the others. The augmented view of an image depends on its place in the list alone.
+    """
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.rows: list[int] = []
+        self.packed: list[Tensor] = []
+        self.queries: list[Tensor] = []
+        self.augmented: list[Tensor] = []
+
+    def add(self, subject: Subject, crops_u8: Tensor, rows: Sequence[int]) -> None:
+        """Crops (N, 3, side, side) uint8 on the device, and the first row of each image."""
+        packed_N5 = held_out_transforms(rows, self.side)
+        transform = SpatialTransform.unpack(packed_N5.to(crops_u8.device), self.side)
+        query_NCHW = normalise(crops_u8)
+        assert subject.explain is not None
+        logits_NK, query_maps = subject.explain(query_NCHW)
+        _, augmented_maps = subject.explain(transform(query_NCHW), logits_NK.argmax(1))
+        self.rows += rows
+        self.packed.append(packed_N5)
+        self.queries.append(query_maps.float())
+        self.augmented.append(augmented_maps.float())
+
+    def on_cpu(self) -> ConsistencyPass:
+        """A copy to hand to another process."""
+        copy = ConsistencyPass(self.side)
+        copy.rows, copy.packed = self.rows, self.packed
+        copy.queries = [maps.cpu() for maps in self.queries]
+        copy.augmented = [maps.cpu() for maps in self.augmented]
+        return copy
+
+    @staticmethod
+    def score(parts: Sequence[ConsistencyPass], rows: Sequence[Row], temperature: float) -> None:
+        """Write loss and cosine into the rows: of an image with several classes, into its first one."""
+        indices = torch.tensor([row for part in parts for row in part.rows])
+        by_index = {row.index: row for row in rows}
+        if not len(indices):
+            return
+        order = indices.argsort()
+        packed, queries, augmented = (
+            torch.cat([t for part in parts for t in getattr(part, name)])[order]
+            for name in ("packed", "queries", "augmented")
+        )
+        transform = SpatialTransform.unpack(packed, parts[0].side)
+        scores = consistency(queries, augmented, transform, temperature=temperature)
+        values = zip(indices[order].tolist(), scores.loss_N.tolist(), scores.cosine_N.tolist(), strict=True)
+        for index, loss, cosine in values:
+            if index in by_index:
+                by_index[index].scores |= {"consistency": {"model": loss}, "cosine": {"model": cosine}}

@@ -1,0 +1,226 @@
+"""What loading processes prepare for the evaluation: views, regions and the scores of trivial maps.
+
+Legend: a batch has N images of one resized size and M rows (image, class), M ≥ N; ``owners`` maps rows to images. Rows
+of images of one original size form a group of G, whose maps are scored at that size (H, W) together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cgc.data.boxed_views import ImageViews, ViewSizes, decode_views, resized, size_batches
+from cgc.data.boxes import BoxedImage
+from cgc.data.decode import UnreadableImage
+from cgc.data.views import start_worker
+from cgc.explainers.stored import MapProblem
+from cgc.metrics.baselines import centre_gaussian_map
+from cgc.metrics.maps import mass_inside, near_region, peak, region_mask
+from cgc.metrics.pointing_game import scaled_tolerance
+
+# A map from elsewhere for one row, (h, w); raises MapProblem.
+LoadMap = Callable[[BoxedImage], Tensor]
+
+
+class Failure(NamedTuple):
+    """A row that cannot be scored."""
+
+    row: int
+    reason: str
+    what: str
+
+
+class SizeGroup(NamedTuple):
+    """Rows of one original size: their positions in the batch, regions (G, H, W) bool, trivial maps' scores.
+
+    ``uniform_G3`` and ``gaussian_G3`` are CH, PG and SPG, float64. ``tolerances`` are pixels.
+    """
+
+    size: tuple[int, int]
+    positions: list[int]
+    inside_GHW: Tensor
+    near_GHW: Tensor
+    uniform_G3: Tensor
+    gaussian_G3: Tensor
+    tolerances: list[float]
+
+
+class EvaluationBatch(NamedTuple):
+    """Views (N, 3, h, w) uint8 in channels_last, or None; see the legend above for the rest."""
+
+    views: ImageViews
+    images: int
+    rows: list[int]
+    owners: list[int]
+    groups: list[SizeGroup]
+    stored: list[Tensor]
+    failed: list[Failure]
+
+
+class _Region(NamedTuple):
+    inside_HW: Tensor
+    near_HW: Tensor
+    uniform_3: Tensor
+    gaussian_3: Tensor
+    tolerance: float
+
+
+class _Row(NamedTuple):
+    row: int
+    region: _Region | None
+    stored: Tensor | None
+
+
+class _Item(NamedTuple):
+    size: tuple[int, int]
+    views: ImageViews
+    rows: list[_Row]
+    failed: list[Failure]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a worker does for an image. ``tolerance`` None: by the image's size; ``load_map`` None: no stored maps."""
+
+    views: ViewSizes
+    localise: bool = True
+    tolerance: float | None = None
+    load_map: LoadMap | None = None
+
+
+class EvaluationSet(Dataset[_Item]):
+    """Item i: the i-th image of the list with all of its rows, which stand next to each other."""
+
+    def __init__(self, images: Sequence[BoxedImage], preparation: Preparation, share: slice) -> None:
+        self.images, self.preparation = images, preparation
+        self.starts = image_starts(images)[share]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Size of each image, as the network sees it if it sees the full view."""
+        side = self.preparation.views.shorter_side
+        found = [self.images[start].size for start, _ in self.starts]
+        return [(0, 0)] * len(found) if side is None else [resized(size, side) for size in found]
+
+    def __getitem__(self, index: int) -> _Item:
+        start, stop = self.starts[index]
+        first = self.images[start]
+        nothing = ImageViews(None, None, None)
+        try:
+            views = nothing
+            if self.preparation.views != ViewSizes():
+                views = decode_views(first.path, first.size, self.preparation.views)
+        except UnreadableImage as error:
+            failed = [Failure(row, "unreadable image", str(error)) for row in range(start, stop)]
+            return _Item(first.size, nothing, [], failed)
+        rows = [self._row(row) for row in range(start, stop)]
+        return _Item(
+            first.size,
+            views,
+            [row for row in rows if isinstance(row, _Row)],
+            [row for row in rows if isinstance(row, Failure)],
+        )
+
+    def _row(self, row: int) -> _Row | Failure:
+        image, preparation = self.images[row], self.preparation
+        try:
+            stored = None if preparation.load_map is None else preparation.load_map(image).float()
+            region = _region(image, preparation.tolerance) if preparation.localise else None
+        except MapProblem as error:
+            return Failure(row, error.reason, error.what)
+        except (ValueError, OSError) as error:
+            return Failure(row, "unusable region", f"{image.path}: {error}")
+        return _Row(row, region, stored)
+
+
+def image_starts(images: Sequence[BoxedImage]) -> list[tuple[int, int]]:
+    """(first row, one past the last) of each image: rows of one path that stand next to each other."""
+    starts = [i for i in range(len(images)) if i == 0 or images[i].path != images[i - 1].path]
+    return list(pairwise([*starts, len(images)]))
+
+
+def _region(image: BoxedImage, tolerance: float | None) -> _Region:
+    """Region, what lies within reach of it, and what the uniform and the Gaussian map score there."""
+    size = image.size
+    tolerance = scaled_tolerance(size) if tolerance is None else tolerance
+    region = image.region
+    inside_HW, near_HW = region_mask(region, size), near_region(region, size, tolerance)
+    # A uniform map's first largest pixel is the first one.
+    uniform = [inside_HW.double().mean(), near_HW[0, 0].double(), near_HW.double().mean()]
+    full_HW = centre_gaussian_map(size)
+    gaussian = [mass_inside(full_HW, inside_HW), float(near_HW[peak(full_HW)]), mass_inside(full_HW, near_HW)]
+    return _Region(inside_HW, near_HW, torch.stack(uniform), torch.tensor(gaussian).double(), tolerance)
+
+
+def _collate(items: Sequence[_Item]) -> EvaluationBatch:
+    kept = [item for item in items if item.rows]
+    rows = [row for item in kept for row in item.rows]
+    owners = [owner for owner, item in enumerate(kept) for _ in item.rows]
+    return EvaluationBatch(
+        views=ImageViews(
+            *(_stacked([getattr(item.views, name) for item in kept]) for name in ImageViews._fields)
+        ),
+        images=len(items),
+        rows=[row.row for row in rows],
+        owners=owners,
+        groups=_groups(rows, [kept[owner].size for owner in owners]),
+        stored=[row.stored for row in rows if row.stored is not None],
+        failed=[failure for item in items for failure in item.failed],
+    )
+
+
+def _stacked(views: Sequence[Tensor | None]) -> Tensor | None:
+    present = [view for view in views if view is not None]
+    return torch.stack(present).permute(0, 3, 1, 2) if present else None
+
+
+def _groups(rows: Sequence[_Row], sizes: Sequence[tuple[int, int]]) -> list[SizeGroup]:
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for position, size in enumerate(sizes):
+        if rows[position].region is not None:
+            by_size.setdefault(size, []).append(position)
+    groups = []
+    for size, positions in by_size.items():
+        regions = [region for position in positions if (region := rows[position].region) is not None]
+        groups.append(
+            SizeGroup(
+                size,
+                positions,
+                inside_GHW=torch.stack([region.inside_HW for region in regions]),
+                near_GHW=torch.stack([region.near_HW for region in regions]),
+                uniform_G3=torch.stack([region.uniform_3 for region in regions]),
+                gaussian_G3=torch.stack([region.gaussian_3 for region in regions]),
+                tolerances=[region.tolerance for region in regions],
+            )
+        )
+    return groups
+
+
+def evaluation_loader(
+    images: Sequence[BoxedImage],
+    preparation: Preparation,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    pin_memory: bool = False,
+    share: slice = slice(None),
+) -> DataLoader[_Item]:
+    """Loader of `EvaluationBatch`: every image of the ``share`` once, batches of one resized size."""
+    dataset = EvaluationSet(images, preparation, share)
+    originals = [images[start].size for start, _ in dataset.starts]
+    return DataLoader(
+        dataset,
+        batch_sampler=size_batches(dataset.sizes(), batch_size, originals),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        worker_init_fn=start_worker,
+    )

@@ -1,0 +1,155 @@
+"""The scores of one batch, as columns on the device. NaN: does not count, or was not measured.
+
+Legend: N images, M rows (image, class), G rows of one original size (H, W), K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from cgc.data.boxes import BoxedImage
+from cgc.data.views import mix_seed
+from cgc.engine.transfer import to_device
+from cgc.evaluation.loader import EvaluationBatch, SizeGroup
+from cgc.evaluation.options import LOCALISATION
+from cgc.metrics.baselines import random_map
+from cgc.metrics.maps import masses_inside, peaks, resized_maps, zero_maps
+from cgc.metrics.pointing_game import stochastic_pointing_game
+
+Columns = dict[str, Tensor]
+_PIXELS_AT_ONCE = 2**25
+
+
+def classification_columns(
+    logits_NK: Tensor, target_M: Tensor, owner_M: Tensor, multi_label: bool
+) -> Columns:
+    """Predicted class with its probability (softmax; sigmoid where an image has several labels), rank of the target.
+
+    ``finite`` is whether the logits are.
+    """
+    logits_NK = logits_NK.float()
+    probability_NK = logits_NK.sigmoid() if multi_label else logits_NK.softmax(1)
+    confidence_N, prediction_N = probability_NK.max(1)
+    own_M1 = logits_NK[owner_M].gather(1, target_M[:, None])
+    columns = {
+        "prediction": prediction_N[owner_M],
+        "confidence": confidence_N[owner_M],
+        "rank": (logits_NK[owner_M] > own_M1).sum(1),
+        "finite": torch.isfinite(logits_NK).all(1)[owner_M],
+    }
+    return columns | ({"predicted": (probability_NK > 0.5)[owner_M]} if multi_label else {})
+
+
+def localisation_columns(
+    batch: EvaluationBatch,
+    maps: Tensor | Sequence[Tensor],
+    images: Sequence[BoxedImage],
+    device: torch.device,
+    *,
+    skip_zero_maps: bool,
+    samples: int | None,
+    seed: int,
+) -> Columns:
+    """Content Heatmap and both pointing games of every row, for its map and for maps that know nothing.
+
+    ``maps``: (M, h, w), or one (h, w) per row. ``samples``: points drawn for the stochastic pointing game, None: exact.
+    """
+    m = len(batch.rows)
+    scores_M3 = torch.full((m, 3), torch.nan, dtype=_precise(device), device=device)
+    random_M3, uniform_M3, gaussian_M3 = scores_M3.clone(), scores_M3.cpu().clone(), scores_M3.cpu().clone()
+    if isinstance(maps, Tensor):
+        zero_M, finite_M = zero_maps(maps), torch.isfinite(maps).flatten(1).all(1)
+    else:
+        maps = [to_device(map_hw, device) for map_hw in maps]
+        zero_M = torch.stack([zero_maps(map_hw[None])[0] for map_hw in maps])
+        finite_M = torch.stack([torch.isfinite(map_hw).all() for map_hw in maps])
+    for group in batch.groups:
+        uniform_M3[group.positions], gaussian_M3[group.positions] = group.uniform_G3, group.gaussian_G3
+        for part in _parts(group):
+            inside, near = to_device(part.inside_GHW, device), to_device(part.near_GHW, device)
+            positions = to_device(torch.tensor(part.positions), device)
+            noise = random_maps([(tuple(maps[i].shape), batch.rows[i]) for i in part.positions], seed, device)
+            scores_M3[positions] = _scores(_full([maps[i] for i in part.positions], part.size), inside, near)
+            random_M3[positions] = _scores(_full(noise, part.size), inside, near)
+    if samples is not None:
+        scores_M3[:, 2] = _sampled(batch, maps, images, samples, seed).to(scores_M3)
+    if skip_zero_maps:
+        scores_M3 = scores_M3.masked_fill(zero_M[:, None], torch.nan)
+    columns: Columns = {"zero": zero_M, "finite": finite_M}
+    tables = {"model": scores_M3, "uniform": uniform_M3, "gaussian": gaussian_M3, "random": random_M3}
+    for name, table_M3 in tables.items():
+        columns |= {f"{metric}/{name}": table_M3[:, i] for i, metric in enumerate(LOCALISATION)}
+    return columns
+
+
+def random_maps(
+    grids: Sequence[tuple[tuple[int, ...], int]], seed: int, device: torch.device
+) -> list[Tensor]:
+    """A random map for each (grid, row), a function of the seed and the row alone."""
+    maps = [random_map((grid[0], grid[1]), mix_seed(seed, row)) for grid, row in grids]
+    if len({grid for grid, _ in grids}) == 1:
+        return list(to_device(torch.stack(maps), device))
+    return [to_device(map_hw, device) for map_hw in maps]
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _parts(group: SizeGroup) -> Iterator[SizeGroup]:
+    """The group in parts of bounded memory."""
+    step = max(1, _PIXELS_AT_ONCE // (group.size[0] * group.size[1]))
+    for start in range(0, len(group.positions), step):
+        part = slice(start, start + step)
+        yield SizeGroup(
+            group.size,
+            group.positions[part],
+            group.inside_GHW[part],
+            group.near_GHW[part],
+            group.uniform_G3[part],
+            group.gaussian_G3[part],
+            group.tolerances[part],
+        )
+
+
+def _full(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Maps at the image's size, (G, H, W); those of zeros are exactly uniform."""
+    if len({map_hw.shape for map_hw in maps}) == 1:
+        return resized_maps(torch.stack(list(maps)), size)
+    return torch.cat([resized_maps(map_hw[None], size) for map_hw in maps])
+
+
+def _scores(full_GHW: Tensor, inside_GHW: Tensor, near_GHW: Tensor) -> Tensor:
+    """CH, PG and SPG, (G, 3)."""
+    peak_G2 = peaks(full_GHW)
+    hit_G = near_GHW[torch.arange(len(full_GHW), device=full_GHW.device), peak_G2[:, 0], peak_G2[:, 1]]
+    masses = masses_inside(full_GHW, inside_GHW), masses_inside(full_GHW, near_GHW)
+    dtype = _precise(full_GHW.device)
+    return torch.stack([masses[0].to(dtype), hit_G.to(dtype), masses[1].to(dtype)], dim=1)
+
+
+def _sampled(
+    batch: EvaluationBatch,
+    maps: Tensor | Sequence[Tensor],
+    images: Sequence[BoxedImage],
+    samples: int,
+    seed: int,
+) -> Tensor:
+    """The stochastic pointing game by drawn points, (M,); the draws of a row depend on the seed and its place alone."""
+    values = torch.full((len(batch.rows),), torch.nan, dtype=torch.float64)
+    for group in batch.groups:
+        for i, tolerance in zip(group.positions, group.tolerances, strict=True):
+            if not torch.isfinite(maps[i]).all():
+                continue
+            values[i] = stochastic_pointing_game(
+                maps[i].cpu(),
+                images[batch.rows[i]].region,
+                group.size,
+                tolerance=tolerance,
+                samples=samples,
+                generator=torch.Generator().manual_seed(mix_seed(seed, batch.rows[i])),
+            )
+    return values
