@@ -28,6 +28,7 @@ from cgc.engine.validation import validate
 from cgc.errors import InputError
 from cgc.gradcam import GradCAMModel
 from cgc.methods import BaselineMethod, CGCMethod
+from cgc.methods.base import Method
 from cgc.methods.validation import ValidationStep
 from cgc.models.backbones import build_backbone, check_image_size
 from cgc.models.checkpoint_layouts import Checkpoint, load_weights, read_checkpoint, released_state_dict
@@ -221,7 +222,6 @@ class TrainingRun:
             LoopOptions(
                 epochs=options.epochs,
                 seed=options.seed,
-                image_size=options.image_size,
                 print_freq=options.print_freq,
                 amp=options.amp,
                 clip_grad_norm=options.clip_grad_norm or None,
@@ -231,10 +231,11 @@ class TrainingRun:
             folder=folder,
             state=self._state,
             validate=self._validate,
+            prepare=method.prepare,
             set_weight=set_weight,
         )
 
-    def _method(self) -> nn.Module:
+    def _method(self) -> Method:
         options = self.options
         if options.method == "baseline":
             return BaselineMethod(self.model)

@@ -1,7 +1,7 @@
 """The training loop: epochs of steps, validation, records, checkpoints; stoppable and resumable at any step.
 
-A step is a method module (see :mod:`cgc.methods`): uint8 views, labels and packed transforms in, per-sample tensors
-out.
+A step is a method module (see :mod:`cgc.methods`): its ``prepare`` turns a batch into tensors, its ``forward`` these
+into per-sample tensors.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from cgc.engine.progress import LoopOptions, Progress
 from cgc.engine.records import RunRecorder
 from cgc.engine.runtime import Stopped, StopRequest, bar_interval
 from cgc.engine.totals import Totals, means_of
+from cgc.engine.transfer import on_device
 from cgc.errors import InputError, RunError
-from cgc.spatial import SpatialTransform
 
 _TRANSFORMS = 1  # stream of mix_seed: apart from those of order and items, which end in -1 and an index
 
@@ -33,7 +33,8 @@ _TRANSFORMS = 1  # stream of mix_seed: apart from those of order and items, whic
 class Trainer:
     """Runs a method over a loader.
 
-    ``method`` is the module to call (DataParallel-wrapped or not) and ``model`` what it trains; ``state`` gives the
+    ``method`` is the module to call (DataParallel-wrapped or not), ``prepare`` gives its inputs from a batch on the
+    device and a generator, ``model`` is what it trains; ``state`` gives the
     parts of a checkpoint that are not the loop's (weights, arch, classes), ``validate`` figures with
     ``val_top1`` in percent and the unreadable images, ``set_weight`` sets λ to a share of its value for the warm-up.
     """
@@ -51,6 +52,7 @@ class Trainer:
         folder: CheckpointFolder,
         state: Callable[[], dict[str, Any]],
         validate: Callable[[], tuple[dict[str, float], list[str]]],
+        prepare: Callable[[Any, torch.Generator], tuple[Tensor, ...]],
         set_weight: Callable[[float], None] = lambda share: None,
     ) -> None:
         assert isinstance(loader.sampler, SeededSampler)
@@ -60,7 +62,7 @@ class Trainer:
         self.device, self.options = device, options
         self.folder = folder
         self.recorder: RunRecorder | None = None
-        self.state, self.validate, self.set_weight = state, validate, set_weight
+        self.state, self.validate, self.prepare, self.set_weight = state, validate, prepare, set_weight
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
         self.progress = Progress()
         self._in_step = False
@@ -134,15 +136,11 @@ class Trainer:
 
     def _step(self, batch: Batch, totals: Totals) -> None:
         options, progress = self.options, self.progress
-        n = len(batch.labels)
         seed = mix_seed(options.seed, progress.epoch, progress.step, _TRANSFORMS)
         generator = torch.Generator().manual_seed(seed)
-        transform = SpatialTransform.sample(n, options.image_size, generator=generator)
         self._warm_up()
-        assert batch.xe is not None
-        tensors = (batch.xe, batch.query, batch.labels, transform.pack())
-        xe, query, labels, packed = (t.to(self.device, non_blocking=True) for t in tensors)
-        outputs = self.method(xe, query, labels, packed)
+        batch = on_device(batch, self.device)
+        outputs = self.method(*self.prepare(batch, generator))
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(outputs["loss"].mean()).backward()
         self.scaler.unscale_(self.optimizer)
@@ -152,7 +150,7 @@ class Trainer:
         self.scaler.update()
         self.progress.lr = float(self.schedule.get_last_lr()[0])
         self.schedule.step()
-        self._add_up(totals, outputs, labels, norm)
+        self._add_up(totals, outputs, batch.labels, norm)
 
     def _warm_up(self) -> None:
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step

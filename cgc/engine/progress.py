@@ -13,7 +13,6 @@ class LoopOptions:
 
     epochs: int
     seed: int
-    image_size: int
     print_freq: int
     amp: Precision = "off"
     clip_grad_norm: float | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -14,6 +16,12 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A named tuple with its tensors on the device, its other fields as they are."""
+    moved = (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch)
+    return type(batch)(*moved)
 
 
 class Readback:

@@ -12,11 +12,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cgc.data.presets import normalise
 from cgc.gradcam import GradCAMModel
 from cgc.losses.cgc import Anchor, cgc_loss, l2_consistency_loss
+from cgc.methods.base import Method, ViewBatch
 from cgc.spatial import SpatialTransform
 
 Consistency = Literal["contrastive", "l2"]
@@ -24,7 +25,7 @@ Consistency = Literal["contrastive", "l2"]
 NEAR_ZERO = 0.01  # a map counts as near zero below this share of the batch's mean map
 
 
-class CGCMethod(nn.Module):
+class CGCMethod(Method):
     """``CE(xe) + CE(query) + CE(augmented) + weight · consistency``, all per sample.
 
     Args:
@@ -63,6 +64,13 @@ class CGCMethod(nn.Module):
         self.anchor: Anchor = anchor
         self.consistency: Consistency = consistency
         self.floor = floor
+
+    def prepare(self, batch: ViewBatch, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Inputs of ``forward`` from a batch on the device: a transform is drawn for every image."""
+        assert batch.xe is not None
+        query = batch.query
+        transform = SpatialTransform.sample(len(query), query.shape[-1], generator=generator)
+        return batch.xe, query, batch.labels, transform.pack().to(query.device, non_blocking=True)
 
     def forward(
         self, xe_N3SS: Tensor, query_N3SS: Tensor, labels_N: Tensor, transform_N5: Tensor

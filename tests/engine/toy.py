@@ -19,6 +19,7 @@ from cgc.engine.optim import make_optimizer, make_schedule
 from cgc.engine.progress import LoopOptions, Progress
 from cgc.engine.records import RunRecorder
 from cgc.engine.runtime import StopRequest
+from cgc.spatial import SpatialTransform
 
 SIZE, BATCH, STEPS, EPOCHS = 8, 5, 3, 3
 CPU = torch.device("cpu")
@@ -35,6 +36,10 @@ class ToyMethod(nn.Module):
         self.calls = 0
         self.after: Callable[[int], None] = lambda calls: None
         self.scale: Callable[[int], float] = lambda calls: 1.0
+
+    def prepare(self, batch, generator: torch.Generator) -> tuple[Tensor, ...]:
+        packed = SpatialTransform.sample(len(batch.labels), SIZE, generator=generator).pack()
+        return batch.xe, batch.query, batch.labels, packed
 
     def forward(self, xe: Tensor, query: Tensor, labels: Tensor, packed: Tensor) -> dict[str, Tensor]:
         views = ((xe.float() + 0.5 * query.float()) / 255).flatten(1)
@@ -55,7 +60,7 @@ def make_trainer(data: Path, folder: Path, **changes: Any) -> Trainer:
     validate = changes.pop("validate", None)
     set_weight = changes.pop("set_weight", lambda share: None)
     lr = changes.pop("lr", 0.1)
-    options = LoopOptions(**{"epochs": EPOCHS, "seed": 3, "image_size": SIZE, "print_freq": 2, **changes})
+    options = LoopOptions(**{"epochs": EPOCHS, "seed": 3, "print_freq": 2, **changes})
     images = open_split(data, "train")
     loader = make_loader(
         TrainViews(images, SIZE), SeededSampler(len(images), seed=options.seed), batch_size=BATCH, workers=0
@@ -75,6 +80,7 @@ def make_trainer(data: Path, folder: Path, **changes: Any) -> Trainer:
         folder=CheckpointFolder(folder, keep=0),
         state=lambda: {"arch": "toy", "state_dict": method.state_dict()},
         validate=validate or (lambda: ({"val_top1": 50 + float(method.linear.weight.detach().sum())}, [])),
+        prepare=method.prepare,
         set_weight=set_weight,
     )
 

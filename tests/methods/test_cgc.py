@@ -15,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cgc.data.views import Batch
 from cgc.gradcam import GradCAMModel
 from cgc.losses.cgc import cgc_loss
 from cgc.methods.baseline import BaselineMethod
@@ -203,8 +204,10 @@ def test_replicas_equal_the_reference_on_their_share(sizes: tuple[int, ...]) -> 
 
 
 def test_outputs_are_per_sample() -> None:
+    xe, query, labels, _ = batch(3)
     for method in (CGCMethod(small_model()), BaselineMethod(small_model())):
-        outputs = method(*batch(3))
+        prepared = method.prepare(Batch(xe, query, labels, torch.arange(3), []), torch.Generator())
+        outputs = method(*prepared)
         assert {"loss", "cross_entropy", "logits"} <= set(outputs)
         assert all(value.shape[0] == 3 for value in outputs.values())
         assert outputs["loss"].requires_grad
