@@ -108,7 +108,8 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> Options:
 
 def build_parser(preset: Preset) -> argparse.ArgumentParser:
     """Options of the published evaluators with their defaults, and ours."""
-    parser = Parser(prog=preset.prog, description=preset.description)
+    usage = f"{preset.prog} [CHECKPOINT] DATA [options]"
+    parser = Parser(prog=preset.prog, usage=usage, description=preset.description)
     _add_inputs(parser, preset)
     _add_data(parser.add_argument_group("data"), preset)
     _add_metrics(parser.add_argument_group("metrics"), preset)
@@ -119,9 +120,9 @@ def build_parser(preset: Preset) -> argparse.ArgumentParser:
 
 def _add_inputs(parser: argparse.ArgumentParser, preset: Preset) -> None:
     add = parser.add_argument
-    layouts = "folder with images and annotations; a checkpoint may stand before it"
+    layouts = "folder with images and annotations; the checkpoint may stand before it"
     nargs = "*" if preset.data_option else "+"
-    add("inputs", type=Path, nargs=nargs, metavar="[CHECKPOINT] DATA", help=layouts)
+    add("inputs", type=Path, nargs=nargs, metavar="DATA", help=layouts)
     if preset.data_option:
         add("--data", dest="named_data", type=Path, metavar="DIR", help="the same ($IMAGENET_DIR)")
     add("--resume", "--ckpt-path", type=Path, metavar="FILE", help="checkpoint to score")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cgc.data.views import ViewLoader, mix_seed
 from cgc.engine.runtime import Stopped, StopRequest
 from cgc.errors import InputError
+from cgc.metrics.accuracy import label_ranks
 from cgc.metrics.consistency import consistency
 from cgc.modes import evaluating
 from cgc.spatial import SpatialTransform
@@ -56,7 +57,7 @@ def validate(
             query = batch.query.to(device, non_blocking=True)
             outputs = step(query, transform_N5.to(device, non_blocking=True))
             packed.append(transform_N5[keep])
-            ranks.append(_ranks(outputs["logits"].float().cpu(), batch.labels)[keep])
+            ranks.append(label_ranks(outputs["logits"].float().cpu(), batch.labels)[keep])
             queries.append(outputs["query_maps"].float().cpu()[keep])
             augmented.append(outputs["augmented_maps"].float().cpu()[keep])
     transform = SpatialTransform.unpack(torch.cat(packed), image_size)
@@ -91,9 +92,3 @@ def held_out_transforms(indices: Sequence[int], size: int) -> Tensor:
         for i in indices
     ]
     return torch.cat(rows)
-
-
-def _ranks(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
-    """How many classes score at least as high as the label's, itself apart; NaN is never the lower one."""
-    own_N1 = logits_NK.gather(1, labels_N[:, None])
-    return (~(logits_NK < own_N1)).sum(dim=1) - 1

@@ -12,6 +12,7 @@ from cgc.engine.validation import held_out_transforms
 from cgc.evaluation.rows import Row
 from cgc.evaluation.subject import Subject
 from cgc.metrics.consistency import consistency
+from cgc.metrics.maps import zero_maps
 from cgc.spatial import SpatialTransform
 
 
@@ -49,20 +50,49 @@ class ConsistencyPass:
         return copy
 
     @staticmethod
-    def score(parts: Sequence[ConsistencyPass], rows: Sequence[Row], temperature: float) -> None:
-        """Write loss and cosine into the rows: of an image with several classes, into its first one."""
-        indices = torch.tensor([row for part in parts for row in part.rows])
-        by_index = {row.index: row for row in rows}
+    def score(
+        parts: Sequence[ConsistencyPass],
+        rows: Sequence[Row],
+        temperature: float,
+        *,
+        skip_zero_maps: bool = True,
+    ) -> set[int]:
+        """Write loss and cosine into the rows: of an image with several classes, into its first one.
+
+        An image one of whose maps is zero is left out, as a negative too, and its row says so, unless zero maps count
+        as uniform ones. Returns the rows whose maps are not finite, which are left out as well.
+        """
+        indices = torch.tensor([row for part in parts for row in part.rows], dtype=torch.long)
         if not len(indices):
-            return
+            return set()
         order = indices.argsort()
         packed, queries, augmented = (
             torch.cat([t for part in parts for t in getattr(part, name)])[order]
             for name in ("packed", "queries", "augmented")
         )
-        transform = SpatialTransform.unpack(packed, parts[0].side)
-        scores = consistency(queries, augmented, transform, temperature=temperature)
-        values = zip(indices[order].tolist(), scores.loss_N.tolist(), scores.cosine_N.tolist(), strict=True)
-        for index, loss, cosine in values:
+        indices = indices[order]
+        finite, zero = (torch.stack([test(queries), test(augmented)]) for test in (_finite, zero_maps))
+        finite_N, zero_N = finite.all(0), zero.any(0)
+        by_index = {row.index: row for row in rows}
+        for index in indices[finite_N & zero_N].tolist():
             if index in by_index:
-                by_index[index].scores |= {"consistency": {"model": loss}, "cosine": {"model": cosine}}
+                by_index[index].zero_map = True
+        kept = finite_N & ~zero_N if skip_zero_maps else finite_N
+        if kept.any():
+            maps = (_zeros_as_uniform(maps[kept]) for maps in (queries, augmented))
+            transform = SpatialTransform.unpack(packed[kept], parts[0].side)
+            scores = consistency(*maps, transform, temperature=temperature)
+            for index, loss, cosine in zip(
+                indices[kept].tolist(), scores.loss_N.tolist(), scores.cosine_N.tolist(), strict=True
+            ):
+                if index in by_index:
+                    by_index[index].scores |= {"consistency": {"model": loss}, "cosine": {"model": cosine}}
+        return set(indices[~finite_N].tolist())
+
+
+def _finite(maps_Nhw: Tensor) -> Tensor:
+    return torch.isfinite(maps_Nhw).flatten(1).all(1)
+
+
+def _zeros_as_uniform(maps_Nhw: Tensor) -> Tensor:
+    return maps_Nhw.masked_fill(zero_maps(maps_Nhw)[:, None, None], 1)

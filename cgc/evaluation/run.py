@@ -37,6 +37,7 @@ from cgc.evaluation.scores import (
 )
 from cgc.evaluation.subject import Subject
 
+NOT_FINITE = "logits or map not finite"
 OnMaps = Callable[[Sequence[Row], Sequence[Tensor]], None]
 
 
@@ -80,7 +81,11 @@ def evaluate(
     if options.compares_views:
         own = run.consistency.on_cpu()
         parts = [own] if processes is None else processes.gather(own)
-        ConsistencyPass.score(parts, result.rows, options.temperature)
+        spoilt = ConsistencyPass.score(
+            parts, result.rows, options.temperature, skip_zero_maps=options.zero_maps == "skip"
+        )
+        result.rows = [row for row in result.rows if row.index not in spoilt]
+        result.failed += [Failure(row, NOT_FINITE, str(images[row].path)) for row in spoilt]
     result.rows.sort(key=lambda row: row.index)
     result.failed.sort()
     return result
@@ -225,7 +230,7 @@ class _Pass:
         for m, index in enumerate(batch.rows):
             if not columns.get("finite", [1.0] * len(batch.rows))[m]:
                 what = str(self.images[index].path)
-                self.result.failed.append(Failure(index, "logits or map not finite", what))
+                self.result.failed.append(Failure(index, NOT_FINITE, what))
                 continue
             row = self._row(index, m, columns, tolerances.get(m))
             self.result.rows.append(row)
@@ -242,7 +247,7 @@ class _Pass:
         if "prediction" in columns:
             row.prediction, row.rank = int(columns["prediction"][m]), int(columns["rank"][m])
             row.confidence = columns["confidence"][m]
-            row.correct = row.prediction in (image.label, *image.alternatives)
+            row.correct = row.rank == 0  # of several admissible classes, the favoured one's
             if self.subject.multi_label:
                 row.predicted = tuple(k for k, p in enumerate(columns["predicted"][m]) if p)
                 row.correct = label in row.predicted

@@ -15,6 +15,7 @@ from cgc.data.views import mix_seed
 from cgc.engine.transfer import to_device
 from cgc.evaluation.loader import EvaluationBatch, SizeGroup
 from cgc.evaluation.options import LOCALISATION
+from cgc.metrics.accuracy import label_ranks
 from cgc.metrics.baselines import random_map
 from cgc.metrics.maps import masses_inside, peaks, resized_maps, zero_maps
 from cgc.metrics.pointing_game import stochastic_pointing_game
@@ -33,11 +34,10 @@ def classification_columns(
     logits_NK = logits_NK.float()
     probability_NK = logits_NK.sigmoid() if multi_label else logits_NK.softmax(1)
     confidence_N, prediction_N = probability_NK.max(1)
-    own_M1 = logits_NK[owner_M].gather(1, target_M[:, None])
     columns = {
         "prediction": prediction_N[owner_M],
         "confidence": confidence_N[owner_M],
-        "rank": (logits_NK[owner_M] > own_M1).sum(1),
+        "rank": label_ranks(logits_NK[owner_M], target_M),
         "finite": torch.isfinite(logits_NK).all(1)[owner_M],
     }
     return columns | ({"predicted": (probability_NK > 0.5)[owner_M]} if multi_label else {})

@@ -23,6 +23,14 @@ from cgc.explainers.base import Explainer, classify, target_layer, working_copy
 from cgc.optional_packages import optional_package
 
 
+def feature_grid(layer: str, output: Any) -> Tensor:
+    """The output; raises InputError unless it is (N, C, h, w)."""
+    if not isinstance(output, Tensor) or output.dim() != 4:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(f"layer {layer!r} gives {shape}, not features (N, C, h, w)")
+    return output
+
+
 class _OnACopy(Explainer):
     """Images of several maps are repeated, and each call gets a fresh copy of the network with its weights of now."""
 
@@ -105,7 +113,9 @@ class CaptumGradCAM(_OnACopy):
         self._method = optional_package("captum.attr", "captum", "captum's explainers").LayerGradCam
 
     def _maps(self, model: nn.Module, copied: nn.Module, images: Tensor, target_M: Tensor) -> Tensor:
-        method = self._method(model, copied.get_submodule(self.layer))
+        layer = copied.get_submodule(self.layer)
+        layer.register_forward_hook(lambda _module, _args, output: feature_grid(self.layer, output))
+        method = self._method(model, layer)
         return method.attribute(images, target=target_M, relu_attributions=True)[:, 0]
 
 
@@ -127,7 +137,9 @@ class PytorchGradCAM(_OnACopy):
 
     def _maps(self, model: nn.Module, copied: nn.Module, images: Tensor, target_M: Tensor) -> Tensor:
         layer = copied.get_submodule(self.layer)
-        layer.register_forward_hook(lambda _module, _args, output: output.detach().requires_grad_())
+        layer.register_forward_hook(
+            lambda _module, _args, output: feature_grid(self.layer, output).detach().requires_grad_()
+        )
         step = 1 if self._method == "ScoreCAM" else len(images)
         with _without_bars(self._library):
             maps = [

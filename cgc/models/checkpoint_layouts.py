@@ -102,7 +102,7 @@ def load_weights(
     file's is; ``other_head="initialise"`` does so only where the file has none or another one, as the published COCO
     and SwAV scripts do. Either way the trunk must fit completely, and what else the file holds is named.
 
-    Raises InputError naming missing, unexpected and misshapen keys.
+    Raises InputError naming missing, unexpected and misshapen keys, and weights that are not finite.
     """
     fit, path = match(backbone, checkpoint), checkpoint.path
     fresh = new_head or (other_head == "initialise" and not fit.head_fits)
@@ -110,6 +110,9 @@ def load_weights(
         raise InputError(f"{path} {_why_not(fit, backbone, fresh=fresh)}")
     replaced = fit.head if fresh else ()
     state = {name: checkpoint.weights[key] for name, key in fit.found.items() if name not in replaced}
+    spoilt = [name for name, w in state.items() if w.is_floating_point() and not torch.isfinite(w).all()]
+    if spoilt:
+        raise InputError(f"{path} holds numbers that are not finite: {_named(spoilt)}")
     backbone.load_state_dict(state, strict=False)
     said = [f"{path}: {len(state)} of {len(backbone.state_dict())} keys loaded", *fit.notes]
     if fit.counters:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cgc.data.folders import open_split
 from cgc.data.views import EvalViews, SeededSampler, ViewLoader, make_loader
 from cgc.engine.runtime import in_parallel
-from cgc.engine.validation import _ranks, validate
+from cgc.engine.validation import validate
 from cgc.errors import InputError
 from cgc.gradcam import GradCAMModel
 from cgc.methods.validation import ValidationStep
@@ -141,14 +141,3 @@ def test_bfloat16_is_close(data: Path) -> None:
     ]
     assert mixed["val_cosine"] == pytest.approx(single["val_cosine"], abs=0.02)
     assert mixed["val_cosine"] != single["val_cosine"]
-
-
-def test_ranks_put_the_label_last_among_equals() -> None:
-    """So a model that says the same of every class is right about none."""
-    logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 1.0, 1.0], [2.0, 2.0, 3.0], [0.0, -1.0, -1.0]])
-    assert _ranks(logits, torch.tensor([0, 1, 0, 1])).tolist() == [0, 2, 2, 2]
-
-
-def test_a_label_that_is_no_number_is_never_right() -> None:
-    logits = torch.full((2, 6), float("nan"))
-    assert (_ranks(logits, torch.tensor([0, 3])) >= 5).all()

@@ -409,3 +409,54 @@ def test_a_metric_without_its_model_is_refused(white_squares):
         evaluate(Subject(), white_squares, EvaluationOptions(("insertion",)))
     with pytest.raises(ValueError, match="zero_maps"):
         localise(looks_left, white_squares, zero_maps="drop")
+
+
+@pytest.mark.parametrize("trouble", ["zero", "nan"])
+def test_one_bad_map_is_no_negative_of_the_others(white_squares, trouble):
+    """Consistency: a zero map is left out and counted, one that is not finite fails its row; the others are as ever."""
+
+    def explain(images, target=None, owner=None):
+        maps = images.mean(dim=1)
+        maps = (maps - maps.amin()).clamp(min=0) + torch.rand(
+            maps.shape, generator=torch.Generator().manual_seed(0)
+        )
+        return torch.zeros(len(images), 2), maps[:, ::8, ::8]
+
+    def spoilt(images, target=None, owner=None):
+        logits, maps = explain(images, target, owner)
+        if len(images) == 1:
+            return logits, maps
+        factor = torch.ones(len(images))
+        factor[0] = 0 if trouble == "zero" else torch.nan
+        return logits, maps * factor[:, None, None]
+
+    def predict(images):
+        return torch.zeros(len(images), 2)
+
+    options = EvaluationOptions(("consistency", "cosine"), batch_size=6, crop=(64, 56))
+    result = evaluate(Subject(spoilt, predict), white_squares, options)
+    without = evaluate(Subject(explain, predict), white_squares[1:], options)
+    scored = [row for row in result.rows if row.score("consistency") is not None]
+    assert [row.index for row in scored] == [1, 2, 3, 4, 5]
+    assert len(without.rows) == 5
+    if trouble == "zero":
+        assert [row.zero_map for row in result.rows] == [True, False, False, False, False, False]
+        counted = evaluate(
+            Subject(spoilt, predict),
+            white_squares,
+            EvaluationOptions(options.metrics, zero_maps="uniform", batch_size=6, crop=(64, 56)),
+        )
+        assert all(np.isfinite(row.score("consistency")) for row in counted.rows)
+    else:
+        assert [(failure.row, failure.reason) for failure in result.failed] == [
+            (0, "logits or map not finite")
+        ]
+    assert all(np.isfinite(row.score("consistency")) for row in scored)
+
+
+def test_equal_logits_are_right_about_nothing(white_squares):
+    def undecided(images, target):
+        return torch.zeros(len(images), 7), torch.ones(len(images), 2, 2)
+
+    result = localise(undecided, white_squares, input_resize=32, metrics=("ch", "top1", "top5"))
+    assert [(row.correct, row.rank) for row in result.rows] == [(False, 6)] * 6

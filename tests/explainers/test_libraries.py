@@ -210,3 +210,11 @@ def test_a_missing_library_is_named(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=f"pip install {package}"):
         build_explainer(name, network("gap"))
+
+
+@pytest.mark.parametrize("name", ["captum-gradcam", "pytorch-gradcam", "layercam"])
+def test_a_layer_without_a_grid_is_refused_in_one_line(name: str) -> None:
+    pytest.importorskip("captum" if name.startswith("captum") else "pytorch_grad_cam")
+    explain = build_explainer(name, build_backbone("resnet_tiny", 3), layer="fc")
+    with pytest.raises(InputError, match=r"layer 'fc' gives \(2, 3\), not features"):
+        explain(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))

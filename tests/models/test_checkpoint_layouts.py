@@ -306,3 +306,12 @@ def test_a_fresh_head_excuses_nothing_of_the_trunk(how: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"1 unexpected \(layer1\.se\.weight\)$"):
         load_weights(target, Checkpoint(Path("m.pth"), weights), **how)
     assert all(torch.equal(before[k], v) for k, v in target.state_dict().items())
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    backbone = build_backbone("resnet_tiny", 3)
+    state = backbone.state_dict()
+    state["layer2.conv1.weight"] = torch.full_like(state["layer2.conv1.weight"], float("nan"))
+    torch.save(state, tmp_path / "spoilt.pth")
+    with pytest.raises(InputError, match=r"not finite: 1 key .layer2[.]conv1[.]weight"):
+        load_weights(build_backbone("resnet_tiny", 3), read_checkpoint(tmp_path / "spoilt.pth"))
