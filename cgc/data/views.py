@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from cgc.data.decode import UnreadableImage, decode_rgb
 from cgc.data.folders import ImageList
 from cgc.data.presets import resize_size
+from cgc.data.seeding import SeededSampler, mix_seed
 from cgc.errors import InputError
 from cgc.spatial import crop_parameters
 
@@ -44,17 +45,22 @@ __all__ = [
 # So many unreadable images one after the other mean that the folder is broken, not an image.
 MAX_UNREADABLE_IN_A_ROW = 32
 
-_WORD = (1 << 64) - 1
-
 
 class Sample(NamedTuple):
-    """One item. Views are (S, S, 3) uint8, as Pillow lays them out; `used` is the image really read."""
+    """One item. Views are (S, S, 3) uint8, as Pillow lays them out; `used` is the image really read.
+
+    What only some methods need: `saliency` (S, S) uint8 of the query, `boxes` (B, 4) on the `xe` view, and views of
+    other images, `distractors` (3, S, S, 3).
+    """
 
     xe: Tensor | None
     query: Tensor
     label: int
     used: int
-    unreadable: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
+    saliency: Tensor | None = None
+    boxes: Tensor | None = None
+    distractors: Tensor | None = None
 
 
 class Batch(NamedTuple):
@@ -65,6 +71,10 @@ class Batch(NamedTuple):
     labels: Tensor  # (N,) int64
     indices: Tensor  # (N,) int64
     unreadable: list[str]
+    saliency: Tensor | None = None  # (N, S, S) uint8, 1 on the foreground of the query
+    boxes: Tensor | None = None  # (N, B, 4) int64 on the xe view, empty ones 0 0 -1 -1
+    distractors: Tensor | None = None  # (M, 3, 3, S, S) uint8: views for the composites of these images
+    distractor_rows: Tensor | None = None  # (M,) int64
 
 
 def query_view(image: Image.Image, size: int, resize: int) -> Image.Image:
@@ -91,13 +101,18 @@ def random_view(image: Image.Image, size: int, generator: torch.Generator) -> Im
     At its border the crop is filtered with the pixels just outside of it, where torchvision, which cuts
     first, does without them.
     """
-    width, height = image.size
-    drawn = crop_parameters(1, height, width, generator=generator)
-    top, left, h, w = (int(value) for value in drawn)
-    view = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
-    if torch.rand((), generator=generator) < 0.5:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return view
+    window, hflip = draw_window(image.size, generator)
+    view = image.resize((size, size), Image.Resampling.BILINEAR, box=window)
+    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if hflip else view
+
+
+def draw_window(
+    image_size: tuple[int, int], generator: torch.Generator
+) -> tuple[tuple[int, int, int, int], bool]:
+    """Crop (left, top, right, bottom) of an image of (width, height), and whether its view is flipped."""
+    width, height = image_size
+    top, left, h, w = (int(value) for value in crop_parameters(1, height, width, generator=generator))
+    return (left, top, left + w, top + h), bool(torch.rand((), generator=generator) < 0.5)
 
 
 class EvalViews(Dataset[Sample]):
@@ -126,12 +141,11 @@ class EvalViews(Dataset[Sample]):
         for offset in range(min(len(self), MAX_UNREADABLE_IN_A_ROW)):
             used = (index + offset) % len(self)
             try:
-                image = decode_rgb(self.images.path(used))
+                sample = self._sample(decode_rgb(self.images.path(used)), used, seed)
             except UnreadableImage as error:
                 unreadable.append(str(error))
                 continue
-            xe, query = self._views(image, seed)
-            return Sample(xe, query, int(self.images.labels[used]), used, tuple(unreadable))
+            return sample._replace(unreadable=tuple(unreadable))
         raise InputError(f"{len(unreadable)} unreadable images in a row, the first: {unreadable[0]}")
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[Sample] | InputError:
@@ -141,74 +155,23 @@ class EvalViews(Dataset[Sample]):
         except InputError as error:
             return error
 
-    def _views(self, image: Image.Image, seed: int) -> tuple[Tensor | None, Tensor]:
-        return None, _to_tensor(query_view(image, self.image_size, self.resize))
+    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+        """The item of image ``index``; UnreadableImage takes the next one instead."""
+        query = to_tensor(query_view(image, self.image_size, self.resize))
+        return Sample(None, query, int(self.images.labels[index]), index)
 
 
 class TrainViews(EvalViews):
     """`xe` and `query` views; an item's crop and flip are those of its seed."""
 
-    def _views(self, image: Image.Image, seed: int) -> tuple[Tensor | None, Tensor]:
+    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
         generator = torch.Generator().manual_seed(seed)
-        xe = _to_tensor(random_view(image, self.image_size, generator))
-        return xe, _to_tensor(query_view(image, self.image_size, self.resize))
+        xe = to_tensor(random_view(image, self.image_size, generator))
+        return super()._sample(image, index, seed)._replace(xe=xe)
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
+def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image))
-
-
-def mix_seed(*words: int) -> int:
-    """A 63-bit seed from integers: each is added to the state, which then passes SplitMix64's finaliser.
-
-    The same on every platform and version, unlike `hash`. Neighbouring inputs give unrelated seeds, also in
-    the lower 32 bits, which are all that torch's CPU generator uses.
-
-    >>> mix_seed(0, 0, 1) != mix_seed(0, 1, 0) != mix_seed(1, 0, 0)
-    True
-    """
-    state = 0
-    for word in words:
-        state = (state + word + 0x9E3779B97F4A7C15) & _WORD
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _WORD
-        state ^= state >> 31
-    return state >> 1
-
-
-class SeededSampler(Sampler[tuple[int, int]]):
-    """Yields (index, item seed), where the item seed is `mix_seed(seed, epoch, index)`.
-
-    The order of an epoch is a permutation seeded by (seed, epoch), or 0..n-1 without `shuffle`. `start` items
-    of the current epoch are skipped, so a run stopped inside an epoch goes on with the batches it had left.
-    """
-
-    def __init__(self, length: int, *, seed: int = 0, shuffle: bool = True, start: int = 0) -> None:
-        self.length = length
-        self.seed = seed
-        self.shuffle = shuffle
-        self.set_epoch(0, start=start)
-
-    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
-        if not 0 <= start <= self.length:
-            raise ValueError(f"cannot skip {start} of {self.length} items")
-        self.epoch = epoch
-        self.start = start
-
-    def __len__(self) -> int:
-        return self.length - self.start
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        seed, epoch = self.seed, self.epoch
-        if self.shuffle:
-            # -1 is no item's index, so the order's seed is no item's seed.
-            generator = torch.Generator().manual_seed(mix_seed(seed, epoch, -1))
-            order = torch.randperm(self.length, generator=generator)
-        else:
-            order = torch.arange(self.length)
-        for first in range(self.start, self.length, 4096):  # a list of the whole epoch would be large
-            for index in order[first : first + 4096].tolist():
-                yield index, mix_seed(seed, epoch, index)
 
 
 @dataclass(frozen=True)
@@ -226,7 +189,30 @@ def _collate(samples: list[Sample] | InputError) -> Batch | _Failure:
         torch.tensor([sample.label for sample in samples]),
         torch.tensor([sample.used for sample in samples]),
         [line for sample in samples for line in sample.unreadable],
+        *_extras(samples),
     )
+
+
+def _extras(samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The fields of a batch that only some methods need."""
+    saliency = [sample.saliency for sample in samples if sample.saliency is not None]
+    boxes = [sample.boxes for sample in samples if sample.boxes is not None]
+    given = [(row, s.distractors) for row, s in enumerate(samples) if s.distractors is not None]
+    return (
+        torch.stack(saliency) if saliency else None,
+        _padded(boxes) if boxes else None,
+        torch.stack([views for _, views in given]).permute(0, 1, 4, 2, 3) if given else None,
+        torch.tensor([row for row, _ in given]) if given else None,
+    )
+
+
+def _padded(boxes: Sequence[Tensor]) -> Tensor:
+    """(N, B, 4) of as many boxes as the image with most has; empty ones are 0 0 -1 -1."""
+    most = max(1, *map(len, boxes))
+    padded = torch.tensor([0, 0, -1, -1]).repeat(len(boxes), most, 1)
+    for row, each in enumerate(boxes):
+        padded[row, : len(each)] = each
+    return padded
 
 
 class ViewLoader(DataLoader[Sample]):

@@ -12,7 +12,16 @@ from torchvision.transforms import CenterCrop, Resize
 from torchvision.transforms.functional import resized_crop
 
 from cgc.data.folders import ImageList, open_split
-from cgc.data.views import Batch, EvalViews, SeededSampler, TrainViews, make_loader, query_view, random_view
+from cgc.data.views import (
+    Batch,
+    EvalViews,
+    Sample,
+    SeededSampler,
+    TrainViews,
+    make_loader,
+    query_view,
+    random_view,
+)
 from cgc.errors import InputError
 from cgc.spatial import crop_parameters
 from tests.data.images import image_folder, photograph
@@ -222,8 +231,8 @@ def test_the_loader_is_a_dataloader_with_a_length(images: ImageList) -> None:
 
 
 class _ThreadCount(EvalViews):
-    def _views(self, image: Image.Image, seed: int) -> tuple[None, torch.Tensor]:
-        return None, torch.full((4, 4, 3), torch.get_num_threads(), dtype=torch.uint8)
+    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+        return Sample(None, torch.full((4, 4, 3), torch.get_num_threads(), dtype=torch.uint8), 0, index)
 
 
 def test_a_worker_uses_one_thread(images: ImageList) -> None:

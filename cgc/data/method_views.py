@@ -1,0 +1,132 @@
+"""Training views of the methods that need more of an image than its two views.
+
+Each adds one field to :class:`cgc.data.views.Sample`, drawn from the item's own seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cgc.data.decode import UnreadableImage, decode_rgb
+from cgc.data.folders import ImageList
+from cgc.data.seeding import mix_seed
+from cgc.data.view_boxes import boxes_in_view
+from cgc.data.views import EvalViews, Sample, TrainViews, draw_window, random_view, to_tensor
+from cgc.errors import InputError
+
+Foreground = Callable[[int, tuple[int, int]], Tensor]  # index and decoded size -> (S, S) uint8
+
+_DISTRACTORS = 1  # stream of mix_seed, apart from the item's own views
+_TRIES = 32
+
+
+class SaliencyViews(TrainViews):
+    """Views with the foreground of the query; see :class:`cgc.data.saliency.SaliencyMasks`."""
+
+    def __init__(
+        self, images: ImageList, image_size: int, resize: int | None, foreground: Foreground
+    ) -> None:
+        super().__init__(images, image_size, resize)
+        self.foreground = foreground
+
+    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+        saliency = self.foreground(index, (image.height, image.width))
+        return super()._sample(image, index, seed)._replace(saliency=saliency)
+
+
+class SaliencyQueries(EvalViews):
+    """Query views of unlabelled images with their foreground."""
+
+    def __init__(
+        self, images: ImageList, image_size: int, resize: int | None, foreground: Foreground
+    ) -> None:
+        super().__init__(images, image_size, resize)
+        self.foreground = foreground
+
+    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+        saliency = self.foreground(index, (image.height, image.width))
+        return super()._sample(image, index, seed)._replace(saliency=saliency)
+
+
+class BoxViews(TrainViews):
+    """Views with the boxes of the image's class as the `xe` view shows them; images without boxes have none.
+
+    ``boxes``: (B, 4) by the image's path, 0-based and inclusive.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        image_size: int,
+        resize: int | None,
+        boxes: Mapping[Path, np.ndarray[tuple[int, int], np.dtype[np.int64]]],
+    ) -> None:
+        super().__init__(images, image_size, resize)
+        self.boxes = boxes
+
+    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+        # The same generator draws the same window as the view's.
+        window, hflip = draw_window(image.size, torch.Generator().manual_seed(seed))
+        own = self.boxes.get(self.images.path(index), np.empty((0, 4), dtype=np.int64))
+        seen = boxes_in_view(
+            torch.as_tensor(own)[None], torch.tensor([window]), torch.tensor([hflip]), self.image_size
+        )[0]
+        return super()._sample(image, index, seed)._replace(boxes=seen)
+
+
+class GridViews(TrainViews):
+    """Views for composites: an item whose batch has fewer than three images of other classes brings its own three.
+
+    Raises InputError if fewer than two classes have images.
+    """
+
+    def __init__(self, images: ImageList, image_size: int, resize: int | None) -> None:
+        super().__init__(images, image_size, resize)
+        self.counts = np.bincount(images.labels, minlength=len(images.classes))
+        if np.count_nonzero(self.counts) < 2:
+            raise InputError(f"{images.root}: grid consistency needs images of two classes at least")
+        # Images by class, so that those of other classes can be drawn by counting.
+        self._by_class = np.argsort(images.labels, kind="stable")
+        self._first = np.concatenate([[0], np.cumsum(self.counts)])
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[Sample] | InputError:
+        samples = super().__getitems__(items)
+        if isinstance(samples, InputError):
+            return samples
+        labels = np.array([sample.label for sample in samples])
+        others = [int(np.count_nonzero(labels != label)) for label in labels]
+        try:
+            return [
+                sample if enough >= 3 else self._with_distractors(sample, seed)
+                for sample, enough, (_, seed) in zip(samples, others, items, strict=True)
+            ]
+        except InputError as error:
+            return error
+
+    def _with_distractors(self, sample: Sample, seed: int) -> Sample:
+        generator = torch.Generator().manual_seed(mix_seed(seed, _DISTRACTORS))
+        views, unreadable = [], list(sample.unreadable)
+        for _ in range(_TRIES):
+            index = self._of_another_class(sample.label, generator)
+            try:
+                image = decode_rgb(self.images.path(index))
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+                continue
+            views.append(to_tensor(random_view(image, self.image_size, generator)))
+            if len(views) == 3:
+                return sample._replace(distractors=torch.stack(views), unreadable=tuple(unreadable))
+        raise InputError(f"{_TRIES} images of other classes give no three readable ones: {unreadable[-1]}")
+
+    def _of_another_class(self, label: int, generator: torch.Generator) -> int:
+        others = len(self.images) - int(self.counts[label])
+        place = int(torch.randint(others, (), generator=generator))
+        if place >= self._first[label]:
+            place += int(self.counts[label])
+        return int(self._by_class[place])
