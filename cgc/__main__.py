@@ -18,11 +18,14 @@ COMMANDS = {
     ),
     "compare": ("cgc.commands.compare", "paired differences of two evaluations, image by image"),
     "inspect": ("cgc.commands.inspect_checkpoint", "say what a checkpoint is and what it holds"),
+    "saliency-masks": ("cgc.commands.saliency_masks", "make the masks that SGC trains with, by U²-Net"),
+    "label-subset": ("cgc.commands.label_subset", "choose the training images whose labels are used"),
 }
 
 
 def usage() -> str:
-    lines = [f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(
         ["usage: python -m cgc COMMAND …", "", *lines, "", "python -m cgc COMMAND --help tells more."]
     )

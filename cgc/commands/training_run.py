@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cgc.commands.train import TrainOptions
-from cgc.data.folders import open_split
+from cgc.commands.train_options import TrainOptions
+from cgc.commands.training_data import TrainingData
+from cgc.commands.training_methods import build_method
 from cgc.data.presets import normalise
-from cgc.data.views import EvalViews, SeededSampler, TrainViews, ViewLoader, make_loader
+from cgc.data.unlabelled import PairedLoader
 from cgc.engine.checkpoint import CheckpointFolder
 from cgc.engine.loop import Trainer
 from cgc.engine.optim import make_optimizer, make_schedule
@@ -27,11 +28,16 @@ from cgc.engine.runtime import StopRequest, in_parallel, pick_device
 from cgc.engine.validation import validate
 from cgc.errors import InputError
 from cgc.gradcam import GradCAMModel
-from cgc.methods import BaselineMethod, CGCMethod
-from cgc.methods.base import Method
+from cgc.methods.semi import check_replicas
 from cgc.methods.validation import ValidationStep
 from cgc.models.backbones import build_backbone, check_image_size
-from cgc.models.checkpoint_layouts import Checkpoint, load_weights, read_checkpoint, released_state_dict
+from cgc.models.checkpoint_layouts import (
+    Checkpoint,
+    load_weights,
+    match,
+    read_checkpoint,
+    released_state_dict,
+)
 from cgc.models.loading import architecture
 from cgc.report.overlays import panel_row
 
@@ -47,32 +53,13 @@ class TrainingRun:
     def __init__(self, options: TrainOptions) -> None:
         self.options = options
         self.stop = StopRequest()
-        self.device = pick_device(options.device, options.gpu)
+        self.device = pick_device("cpu" if options.num_gpus == 0 else options.device, options.gpu)
         self.checkpoint = read_checkpoint(options.resume) if options.resume else None
         self.arch = options.arch or (architecture(self.checkpoint) if self.checkpoint else _DEFAULT_ARCH)
-        train = open_split(options.data, "train", dataset=options.dataset)
-        val = open_split(options.data, "val", dataset=options.dataset, classes=train.classes)
-        self.classes = train.classes
-        pin = self.device.type == "cuda"
-        try:
-            self.train_views = TrainViews(train, options.image_size, options.resize_size)
-            val_views = EvalViews(val, options.image_size, options.resize_size)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        self.val_loader = make_loader(
-            val_views,
-            SeededSampler(len(val), shuffle=False),
-            batch_size=options.batch_size,
-            workers=options.workers,
-            pin_memory=pin,
-        )
-        self.train_loader: ViewLoader = make_loader(
-            self.train_views,
-            SeededSampler(len(train), seed=options.seed),
-            batch_size=options.batch_size,
-            workers=options.workers,
-            pin_memory=pin,
-        )
+        self.data = TrainingData(options, pin_memory=self.device.type == "cuda")
+        self.classes = self.data.classes
+        for note in self.data.notes:
+            print(note, file=sys.stderr)
         self.model = self._build_model()
         self.validation = in_parallel(ValidationStep(self.model), self.device, options.amp)
         if options.compile and isinstance(self.validation, nn.DataParallel):
@@ -82,14 +69,23 @@ class TrainingRun:
         options = self.options
         torch.manual_seed(options.seed)
         backbone = build_backbone(
-            self.arch, len(self.classes), pretrained=options.pretrained and self.checkpoint is None
+            self.arch,
+            len(self.classes),
+            pretrained=options.pretrained and self.checkpoint is None,
+            maxpool=options.maxpool,
         )
+        self.starts_anew = options.new_head
         if self.checkpoint is not None:
-            said = load_weights(backbone, self.checkpoint, new_head=options.new_head)
+            if options.other_head == "initialise":
+                # A file of another head, SwAV's for instance, starts the network; it is not a run to go on with.
+                self.starts_anew |= not match(backbone, self.checkpoint).head_fits
+            said = load_weights(
+                backbone, self.checkpoint, new_head=options.new_head, other_head=options.other_head
+            )
             print(said, file=sys.stderr)
             self._check_classes(self.checkpoint)
         # The smallest batch of the run is its last one.
-        smallest = min(len(self.train_views) % options.batch_size or options.batch_size, 2)
+        smallest = min(len(self.data.views) % options.batch_size or options.batch_size, 2)
         try:
             check_image_size(backbone, options.image_size, smallest, training=not options.evaluate)
         except InputError as error:
@@ -108,7 +104,7 @@ class TrainingRun:
         theirs = checkpoint.extra.get("classes")
         if not isinstance(theirs, list) or not theirs:  # not one of ours
             return
-        if theirs != list(self.classes) and not self.options.new_head:
+        if theirs != list(self.classes) and not self.starts_anew:
             raise InputError(
                 f"{checkpoint.path} was trained on other classes ({theirs[0]}, …) than {self.options.data} has "
                 f"({self.classes[0]}, …); --new-head starts with a fresh classifier"
@@ -126,7 +122,7 @@ class TrainingRun:
     def _validate(self) -> tuple[dict[str, float], list[str]]:
         return validate(
             self.validation,
-            self.val_loader,
+            self.data.held_out_loader,
             self.device,
             image_size=self.options.image_size,
             temperature=self.options.temperature,
@@ -183,7 +179,7 @@ class TrainingRun:
 
     def _continued(self) -> Mapping[str, Any] | None:
         """The checkpoint's state of training, unless the file or the options mean weights to start from."""
-        if self.checkpoint is None or self.options.new_head or "optimizer" not in self.checkpoint.extra:
+        if self.checkpoint is None or self.starts_anew or "optimizer" not in self.checkpoint.extra:
             return None
         return self.checkpoint.extra
 
@@ -201,23 +197,38 @@ class TrainingRun:
 
     def _trainer(self, folder: CheckpointFolder) -> Trainer:
         options = self.options
-        method = self._method()
+        method = build_method(self.model, options)
         optimizer = make_optimizer(
-            self.model, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+            self.model,
+            lr=options.lr,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            lr_last_layer=options.lr_last_layer,
         )
-        steps = math.ceil(len(self.train_views) / options.batch_size)
-        schedule = make_schedule(options.schedule, optimizer, epochs=options.epochs, steps_per_epoch=steps)
+        steps = math.ceil(len(self.data.views) / options.batch_size)
+        schedule = make_schedule(
+            options.schedule,
+            optimizer,
+            epochs=options.epochs,
+            steps_per_epoch=steps,
+            milestones=options.decay_epochs,
+            gamma=options.gamma,
+        )
 
         def set_weight(share: float) -> None:
-            if isinstance(method, CGCMethod):
-                method.weight = options.weight * share
+            if hasattr(method, "weight"):
+                method.weight = options.weight * share  # type: ignore[assignment]
 
+        wrapped = in_parallel(method, self.device, options.amp)
+        if isinstance(wrapped, nn.DataParallel) and isinstance(self.data.loader, PairedLoader):
+            unlabelled = self.data.loader.unlabelled_batch_size
+            check_replicas(len(self.data.views), options.batch_size, unlabelled, len(wrapped.device_ids))
         return Trainer(
-            in_parallel(method, self.device, options.amp),
+            wrapped,
             self.model,
             optimizer,
             schedule,
-            self.train_loader,
+            self.data.loader,
             self.device,
             LoopOptions(
                 epochs=options.epochs,
@@ -235,19 +246,6 @@ class TrainingRun:
             set_weight=set_weight,
         )
 
-    def _method(self) -> Method:
-        options = self.options
-        if options.method == "baseline":
-            return BaselineMethod(self.model)
-        return CGCMethod(
-            self.model,
-            weight=options.weight,
-            temperature=options.temperature,
-            anchor=options.anchor,
-            consistency="l2" if options.method == "l2" else "contrastive",
-            floor=options.map_floor,
-        )
-
     def _state(self) -> dict[str, Any]:
         """The parts of a checkpoint that do not belong to the loop, in the released layout."""
         return {
@@ -259,8 +257,7 @@ class TrainingRun:
 
     def _panels(self) -> NDArray[Any]:
         """Heatmaps of a few validation images for their predicted classes."""
-        views = self.val_loader.dataset
-        assert isinstance(views, EvalViews)
+        views = self.data.held_out
         indices = np.linspace(0, len(views) - 1, min(_PANEL_IMAGES, len(views))).astype(int)
         samples = [views[(int(i), 0)] for i in indices]
         images = torch.stack([s.query for s in samples]).permute(0, 3, 1, 2)

@@ -89,12 +89,23 @@ def open_split(
     spec = None if dataset is None else dataset_spec(dataset)
     folder_names = ("train",) if split == "train" else spec.eval_folders if spec else _EVAL_FOLDERS
     folder = _split_folder(Path(root), folder_names)
-    images = _tiny_imagenet_val(folder, classes) if _is_tiny_imagenet_val(folder) else _scan(folder, classes)
+    images = open_class_folders(folder, classes)
     if spec is not None and len(images.classes) != spec.num_classes:
         raise InputError(
             f"{folder}: {len(images.classes)} classes, but the dataset {spec.name} has {spec.num_classes}"
         )
     return images
+
+
+def open_class_folders(folder: str | Path, classes: Sequence[str] | None = None) -> ImageList:
+    """List the images of a folder of classes, or of tiny-imagenet's held-out folder, wherever it lies.
+
+    Raises InputError as :func:`open_split`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    return _tiny_imagenet_val(folder, classes) if _is_tiny_imagenet_val(folder) else _scan(folder, classes)
 
 
 def _split_folder(root: Path, names: Sequence[str]) -> Path:
@@ -123,7 +134,7 @@ def _scan(folder: Path, classes: Sequence[str] | None) -> ImageList:
     counts = []
     for name in ordered:
         before = len(paths)
-        paths.extend(_images_below(os.fspath(folder), name, set()))
+        paths.extend(images_below(os.fspath(folder), name, set()))
         counts.append(len(paths) - before)
     empty = [name for name, count in zip(ordered, counts, strict=True) if not count]
     if empty:
@@ -131,7 +142,7 @@ def _scan(folder: Path, classes: Sequence[str] | None) -> ImageList:
     return ImageList(PathTable(paths), np.repeat(np.arange(len(counts)), counts), ordered, folder)
 
 
-def _images_below(root: str, relative: str, linked: set[str]) -> Iterator[str]:
+def images_below(root: str, relative: str, linked: set[str]) -> Iterator[str]:
     """Images of one folder in order of name, then those of its folders; paths relative to `root`.
 
     The type of an entry comes from the directory itself; only links that might be folders are followed.
@@ -150,7 +161,7 @@ def _images_below(root: str, relative: str, linked: set[str]) -> Iterator[str]:
         elif not is_link and entry.is_dir(follow_symlinks=False):
             subfolders.append(path)
     for path in subfolders:
-        yield from _images_below(root, path, linked)
+        yield from images_below(root, path, linked)
 
 
 def _checked_classes(where: Path, found: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+from cgc.data.unlabelled import PairedBatch, PairedLoader
 from cgc.data.views import Batch, SeededSampler, ViewLoader, mix_seed
 from cgc.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
 from cgc.engine.progress import LoopOptions, Progress
@@ -45,7 +46,7 @@ class Trainer:
         model: nn.Module,
         optimizer: Optimizer,
         schedule: LRScheduler,
-        loader: ViewLoader,
+        loader: ViewLoader | PairedLoader,
         device: torch.device,
         options: LoopOptions,
         *,
@@ -122,7 +123,7 @@ class Trainer:
                     break
         progress.seconds += time.perf_counter() - started
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Batch | PairedBatch]:
         for batch in self.loader:
             if batch.unreadable:
                 if self.options.strict:
@@ -134,7 +135,7 @@ class Trainer:
         known = self.progress.unreadable
         known += [line for line in dict.fromkeys(lines) if line not in known]
 
-    def _step(self, batch: Batch, totals: Totals) -> None:
+    def _step(self, batch: Batch | PairedBatch, totals: Totals) -> None:
         options, progress = self.options, self.progress
         seed = mix_seed(options.seed, progress.epoch, progress.step, _TRANSFORMS)
         generator = torch.Generator().manual_seed(seed)
@@ -247,6 +248,10 @@ class Trainer:
         """
         groups = self.optimizer.state_dict()["param_groups"]
         try:
+            if len(extra["optimizer"]["param_groups"]) != len(groups):
+                raise ValueError(
+                    "a learning rate of the classifier's own (--lr_last_layer) in one of the two alone"
+                )
             self.optimizer.load_state_dict({"state": extra["optimizer"]["state"], "param_groups": groups})
             if "progress" in extra:
                 self.progress = Progress(**extra["progress"])

@@ -79,9 +79,12 @@ class ConsistencyPass:
                 by_index[index].zero_map = True
         kept = finite_N & ~zero_N if skip_zero_maps else finite_N
         if kept.any():
-            maps = (_zeros_as_uniform(maps[kept]) for maps in (queries, augmented))
-            transform = SpatialTransform.unpack(packed[kept], parts[0].side)
-            scores = consistency(*maps, transform, temperature=temperature)
+            scores = consistency(
+                _zeros_as_uniform(queries[kept]),
+                _zeros_as_uniform(augmented[kept]),
+                SpatialTransform.unpack(packed[kept], parts[0].side),
+                temperature=temperature,
+            )
             for index, loss, cosine in zip(
                 indices[kept].tolist(), scores.loss_N.tolist(), scores.cosine_N.tolist(), strict=True
             ):

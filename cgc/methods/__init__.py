@@ -4,7 +4,21 @@ A method is what DataParallel and DDP wrap: every input is a tensor with the bat
 replicas compute their own share, negatives included, as the papers' multi-GPU runs did.
 """
 
+from cgc.methods.base import Method
 from cgc.methods.baseline import BaselineMethod
 from cgc.methods.cgc import CGCMethod
+from cgc.methods.energy import EnergyMethod
+from cgc.methods.grid_consistency import GridConsistencyMethod
+from cgc.methods.semi import SemiSupervisedCGC, SemiSupervisedSGC
+from cgc.methods.sgc import SGCMethod
 
-__all__ = ["BaselineMethod", "CGCMethod"]
+__all__ = [
+    "BaselineMethod",
+    "CGCMethod",
+    "EnergyMethod",
+    "GridConsistencyMethod",
+    "Method",
+    "SGCMethod",
+    "SemiSupervisedCGC",
+    "SemiSupervisedSGC",
+]

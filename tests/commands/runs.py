@@ -25,11 +25,17 @@ def training_folder(root: Path, per_class: tuple[int, int] = (4, 2), held_out: s
     return root
 
 
-def train(data: Path, *arguments: object, save_dir: Path | None = None, arch: str = "resnet_tiny") -> int:
+def train(
+    data: Path,
+    *arguments: object,
+    save_dir: Path | None = None,
+    arch: str = "resnet_tiny",
+    preset: str = "cgc",
+) -> int:
     """Run the command in this process: 32 px, batches of 5, two epochs unless said otherwise."""
     common = ["-a", arch, "--image-size", "32", "-j", "0", "-b", "5", "--epochs", "2", "--device", "cpu"]
     folder = [] if save_dir is None else ["--save_dir", str(save_dir)]
-    return main([str(data), *common, *folder, *map(str, arguments)])
+    return main([str(data), *common, *folder, *map(str, arguments)], preset=preset)
 
 
 def checkpoint(path: Path) -> dict[str, Any]:

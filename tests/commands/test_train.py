@@ -14,8 +14,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from cgc.commands import train as train_command
-from cgc.commands import training_run
+from cgc.commands import training_methods
+from cgc.commands.train_options import TrainOptions, parse
+from cgc.commands.train_presets import PRESETS
 from cgc.methods import CGCMethod
 from cgc.models.backbones import TinyResNet
 from tests.commands.runs import (
@@ -31,6 +32,10 @@ from tests.data.images import save_photograph
 
 ROOT = Path(__file__).parents[2]
 plain_panels = pytest.mark.usefixtures("plain_panels")
+
+
+def parse_cgc(words: list[str]) -> TrainOptions:
+    return parse(words, PRESETS["cgc"])
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +163,7 @@ def test_options_reach_the_method(
             weights.append(self.weight)
             return super().forward(*inputs)
 
-    monkeypatch.setattr(training_run, "CGCMethod", Recording)
+    monkeypatch.setattr(training_methods, "CGCMethod", Recording)
     options = "--lambda 0.8 -t 0.2 --anchor query --map-floor 0.3 --method l2 --lambda-warmup 1"
     assert train(training_data, *options.split(), save_dir=tmp_path / "run") == 0
     assert made == [{"weight": 0.8, "temperature": 0.2, "anchor": "query", "floor": 0.3, "consistency": "l2"}]
@@ -166,7 +171,7 @@ def test_options_reach_the_method(
 
 
 def test_defaults_are_those_of_the_readmes() -> None:
-    options = train_command.parse(["DATA"])
+    options = parse_cgc(["DATA"])
     assert (options.weight, options.temperature, options.batch_size, options.epochs) == (0.5, 0.5, 256, 90)
     assert (options.lr, options.momentum, options.weight_decay) == (0.1, 0.9, 1e-4)
     assert (options.method, options.anchor, options.schedule, options.image_size) == (
@@ -183,11 +188,11 @@ def test_every_published_option_is_taken() -> None:
         "--resume FILE -e --pretrained --world-size 2 --rank 1 --dist-url tcp://h:1 --dist-backend nccl --seed 4 "
         "--gpu 1 --multiprocessing-distributed --save_dir S --log_dir L --dataset cub -t 0.3 --lambda 0.25"
     )
-    options = train_command.parse(line.split())
+    options = parse_cgc(line.split())
     assert (options.lr, options.weight_decay, options.weight, options.temperature) == (0.2, 1e-5, 0.25, 0.3)
     assert (options.start_epoch, options.print_freq, options.workers, options.gpu) == (3, 5, 16, 1)
     long = "DATA --arch x --workers 1 --batch-size 2 --learning-rate 3 --weight-decay 4 --print-freq 5 --evaluate"
-    options = train_command.parse(long.split())
+    options = parse_cgc(long.split())
     assert (options.arch, options.workers, options.batch_size) == ("x", 1, 2)
     assert (options.lr, options.weight_decay, options.print_freq, options.evaluate) == (3, 4, 5, True)
 

@@ -1,0 +1,277 @@
+"""The command line of training and validation, typed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cgc.commands.options import (
+    Parser,
+    add_data_options,
+    fraction,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    seed,
+)
+from cgc.commands.train_presets import WEIGHTS, MethodName, Preset
+from cgc.data.specs import DATASETS
+from cgc.engine.optim import DECAY, DECAY_EPOCHS, Schedule
+from cgc.engine.runtime import Precision
+from cgc.losses.cgc import Anchor
+
+MAP_FLOOR = 0.1  # the stable default; docs/departures.md says what it does and why
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The command line, typed: a field that nothing reads is a dead option."""
+
+    data: Path
+    arch: str | None
+    workers: int
+    batch_size: int
+    epochs: int
+    start_epoch: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    print_freq: int
+    resume: Path | None
+    evaluate: bool
+    pretrained: bool
+    world_size: int
+    rank: int
+    dist_url: str | None
+    dist_backend: str | None
+    multiprocessing_distributed: bool
+    seed: int
+    gpu: int | None
+    save_dir: Path | None
+    log_dir: Path | None
+    dataset: str | None
+    temperature: float
+    weight: float
+    method: MethodName
+    device: str | None
+    amp: Precision
+    schedule: Schedule
+    image_size: int
+    resize_size: int | None
+    anchor: Anchor
+    map_floor: float
+    clip_grad_norm: float
+    lambda_warmup: int
+    new_head: bool
+    strict: bool
+    keep: int
+    compile: bool
+    unlabelled: Path | None
+    val: Path | None
+    lr_last_layer: float | None
+    decay_epochs: list[int]
+    gamma: float
+    maxpool: bool
+    num_gpus: int | None
+    saliency: Path | None
+    missing_mask: Literal["error", "skip", "full"]
+    boxes: Path | None
+    other_head: Literal["refuse", "initialise"]
+
+
+def parse(argv: Sequence[str] | None, preset: Preset) -> TrainOptions:
+    """The options of a command line (default: the process's own)."""
+    arguments = build_parser(preset).parse_args(argv)
+    if arguments.weight is None:
+        arguments.weight = WEIGHTS[arguments.method]
+        arguments.weight *= arguments.image_size**2 if arguments.method == "l2" else 1
+    if arguments.schedule is None:
+        arguments.schedule = "multistep" if arguments.decay_epochs else preset.schedule
+    arguments.decay_epochs = arguments.decay_epochs or list(DECAY_EPOCHS)
+    if arguments.unlabelled is None and preset.unlabelled:
+        arguments.unlabelled = arguments.data / "unlabeled"
+    return TrainOptions(**vars(arguments), other_head=preset.other_head)
+
+
+def build_parser(preset: Preset) -> argparse.ArgumentParser:
+    """Every option of the published script, with the values of its README as defaults, and ours."""
+    parser = Parser(
+        prog=preset.prog,
+        description=preset.description,
+        epilog="DATA holds train/CLASS/* and val/CLASS/* (or test/); tiny-imagenet's own layout is read as it is.",
+    )
+    add_data_options(parser, batch_size=preset.batch_size)
+    _add_training(parser.add_argument_group("training (published options)"), preset)
+    _add_run(parser.add_argument_group("run (published options)"))
+    _add_data(parser.add_argument_group("data"), preset)
+    _add_method(parser.add_argument_group("method"), preset)
+    _add_beyond(parser.add_argument_group("beyond the published options"), preset)
+    return parser
+
+
+def _add_training(group: argparse._ArgumentGroup, preset: Preset) -> None:
+    group.add_argument("--epochs", type=positive_int, default=preset.epochs, help="(default: %(default)s)")
+    group.add_argument(
+        "--start-epoch", type=non_negative_int, default=0, help="count from here, e.g. with --pretrained"
+    )
+    group.add_argument(
+        "--lr", "--learning-rate", type=positive_float, default=preset.lr, help="(default: %(default)s)"
+    )
+    group.add_argument(
+        "--lr_last_layer",
+        "--lr-last-layer",
+        type=positive_float,
+        default=preset.lr_last_layer,
+        help="learning rate of the classifier (default: the others', here %(default)s)",
+    )
+    group.add_argument(
+        "--decay_epochs",
+        "--decay-epochs",
+        type=positive_int,
+        nargs="+",
+        metavar="N",
+        help="with --schedule multistep: times GAMMA after these epochs (12 16)",
+    )
+    group.add_argument("--gamma", type=positive_float, default=DECAY, help="(default: %(default)s)")
+    group.add_argument("--momentum", type=fraction, default=0.9, help="(default: %(default)s)")
+    group.add_argument(
+        "--wd",
+        "--weight-decay",
+        dest="weight_decay",
+        type=non_negative_float,
+        default=preset.weight_decay,
+        help="(%(default)s)",
+    )
+    group.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
+    group.add_argument("--seed", type=seed, default=0, help="of everything random (0)")
+    group.add_argument(
+        "--dataset", choices=sorted(DATASETS), help="check the number of classes of a known dataset"
+    )
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-p", "--print-freq", type=positive_int, default=10, help="steps between reports (10)")
+    group.add_argument("--resume", type=Path, help="checkpoint to continue from")
+    group.add_argument(
+        "-e", "--evaluate", action="store_true", help="only validate, with --resume or --pretrained"
+    )
+    group.add_argument(
+        "--save_dir", "--save-dir", type=Path, help="folder of the run (runs/METHOD-ARCH-seedN)"
+    )
+    group.add_argument("--log_dir", "--log-dir", type=Path, help="TensorBoard folder (SAVE_DIR/tensorboard)")
+    group.add_argument(
+        "--gpu", type=non_negative_int, help="train on this GPU alone (default: on all visible)"
+    )
+    group.add_argument("--world-size", type=int, default=-1, help="not available yet")
+    group.add_argument("--rank", type=int, default=-1, help="not available yet")
+    group.add_argument("--dist-url", help="only with several processes")
+    group.add_argument("--dist-backend", help="only with several processes")
+    group.add_argument("--multiprocessing-distributed", action="store_true", help="not available yet")
+
+
+def _add_data(group: argparse._ArgumentGroup, preset: Preset) -> None:
+    default = "DATA/unlabeled" if preset.unlabelled else "none"
+    group.add_argument(
+        "--unlabeled",
+        "--unlabelled",
+        dest="unlabelled",
+        type=Path,
+        metavar="DIR",
+        help=f"images of any kind whose heatmaps are kept consistent ({default}); cross-entropy is DATA's alone then",
+    )
+    group.add_argument("--val", type=Path, metavar="DIR", help="held-out images by class (DATA/val or test)")
+    group.add_argument(
+        "--saliency",
+        type=Path,
+        metavar="DIR",
+        help="masks of sgc (DATA/saliency); the word boxes: BOXES as masks",
+    )
+    group.add_argument(
+        "--missing-mask",
+        choices=("error", "skip", "full"),
+        default="error",
+        help="images without a mask: stop, leave them out, or take all of them for foreground (error)",
+    )
+    group.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="DIR",
+        help="annotations of training images (VOC XML; tiny-imagenet's own)",
+    )
+
+
+def _add_method(group: argparse._ArgumentGroup, preset: Preset) -> None:
+    group.add_argument(
+        "--method", choices=tuple(WEIGHTS), default=preset.method, help="(default: %(default)s)"
+    )
+    group.add_argument(
+        "-t", "--temperature", type=positive_float, default=0.5, help="τ of the contrast (0.5)"
+    )
+    group.add_argument(
+        "--lambda",
+        dest="weight",
+        type=non_negative_float,
+        default=preset.weight,
+        help="λ, weight of the consistency; 0: the cross-entropy of the method's views alone (cgc, sgc: 0.5; grid: 25; "
+        "l2, whose published weight is unknown: 0.5 × IMAGE_SIZE²; energy, which is ours: 1)",
+    )
+    group.add_argument(
+        "--anchor",
+        choices=("augmented", "query"),
+        default="augmented",
+        help="as released, or as in the paper",
+    )
+    group.add_argument(
+        "--map-floor",
+        type=fraction,
+        default=MAP_FLOOR,
+        help="bound the gradient of maps smaller than this share of the batch's mean map; 0: as published "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--clip-grad-norm", type=non_negative_float, default=0.0, help="clip the gradient's norm (0: never)"
+    )
+    group.add_argument(
+        "--lambda-warmup",
+        type=non_negative_int,
+        default=0,
+        metavar="EPOCHS",
+        help="raise λ over so many epochs",
+    )
+
+
+def _add_beyond(group: argparse._ArgumentGroup, preset: Preset) -> None:
+    group.add_argument("--device", help="cpu, cuda, cuda:1, … (default: GPUs if there are any)")
+    group.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision (off)")
+    group.add_argument(
+        "--schedule",
+        choices=("step", "cosine", "onecycle", "multistep"),
+        help=f"step: ÷10 every 30 epochs, as published ({preset.schedule}; with --decay_epochs multistep)",
+    )
+    group.add_argument("--image-size", type=positive_int, default=224, help="side of the views (224)")
+    group.add_argument(
+        "--resize-size", type=positive_int, help="shorter side before the centre crop (IMAGE_SIZE × 256/224)"
+    )
+    group.add_argument(
+        "--new-head", action="store_true", help="start with a fresh classifier instead of the checkpoint's"
+    )
+    group.add_argument("--strict", action="store_true", help="stop at the first unreadable image")
+    group.add_argument(
+        "--keep",
+        type=non_negative_int,
+        default=1,
+        help="latest checkpoints to keep beside the best (0: all) (1)",
+    )
+    group.add_argument(
+        "--compile", action="store_true", help="torch.compile the network up to its target layer"
+    )
+    group.add_argument(
+        "--maxpool", action="store_true", help="global max pooling before the classifier (GMP)"
+    )
+    group.add_argument(
+        "--num-gpus", type=non_negative_int, metavar="N", help="0: CPU (default: all visible GPUs)"
+    )

@@ -1,0 +1,104 @@
+"""The images of a run: labelled, held out, and where the method needs them unlabelled ones, masks or boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cgc.commands.train_options import TrainOptions
+from cgc.data.folders import ImageList, open_class_folders, open_split
+from cgc.data.method_views import BoxViews, GridViews, SaliencyQueries, SaliencyViews
+from cgc.data.presets import resize_size
+from cgc.data.saliency import MaskFolder, RegionMasks, SaliencyMasks
+from cgc.data.training_boxes import as_boxed_images, read_training_boxes
+from cgc.data.unlabelled import PairedLoader, make_unlabelled_loader, open_unlabelled
+from cgc.data.views import EvalViews, SeededSampler, TrainViews, ViewLoader, make_loader
+from cgc.errors import InputError
+
+
+class TrainingData:
+    """Opens everything that the options name, so that what can be wrong with it is found before the first step.
+
+    Attributes: ``classes``; ``views`` and ``held_out``, the datasets; ``loader`` and ``held_out_loader``; ``notes``,
+    what the user should know.
+    """
+
+    def __init__(self, options: TrainOptions, pin_memory: bool) -> None:
+        self.options, self.pin_memory = options, pin_memory
+        self.notes: list[str] = []
+        self.train = open_split(options.data, "train", dataset=options.dataset)
+        self.classes = self.train.classes
+        held_out = (
+            open_split(options.data, "val", dataset=options.dataset, classes=self.classes)
+            if options.val is None
+            else open_class_folders(options.val, self.classes)
+        )
+        self.resize = options.resize_size or resize_size(options.image_size)
+        try:
+            self.held_out = EvalViews(held_out, options.image_size, self.resize)
+            self.views = self._views()
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self.held_out_loader = self._loader(self.held_out, SeededSampler(len(held_out), shuffle=False))
+        labelled = self._loader(self.views, SeededSampler(len(self.views), seed=options.seed))
+        self.loader: ViewLoader | PairedLoader = self._paired(labelled) if options.unlabelled else labelled
+
+    def _views(self) -> TrainViews:
+        options, size = self.options, self.options.image_size
+        if options.method == "grid":
+            return GridViews(self.train, size, self.resize)
+        if options.method == "sgc" and not options.unlabelled:
+            masks = self._masks(self.train)
+            return SaliencyViews(masks.images, size, self.resize, masks)
+        if options.method == "energy":
+            boxes = read_training_boxes(self.train, options.boxes)
+            self.notes.append(f"{len(boxes)} of {len(self.train)} training images have boxes")
+            return BoxViews(self.train, size, self.resize, boxes)
+        return TrainViews(self.train, size, self.resize)
+
+    def _masks(self, images: ImageList) -> SaliencyMasks:
+        options = self.options
+        source: MaskFolder | RegionMasks
+        if options.saliency == Path("boxes"):
+            boxes = read_training_boxes(images, options.boxes)
+            source = RegionMasks(as_boxed_images(images, boxes), images, options.image_size, self.resize)
+            self.notes.append("masks are the annotated boxes: this run is told where objects are")
+        else:
+            folder = options.saliency or options.data / "saliency"
+            source = MaskFolder(folder, images, options.image_size, self.resize)
+        masks = SaliencyMasks(source, images, missing=options.missing_mask)
+        self.notes += masks.notes
+        return masks
+
+    def _paired(self, labelled: ViewLoader) -> PairedLoader:
+        options = self.options
+        if options.method not in ("cgc", "sgc"):
+            raise InputError(f"--unlabeled is for the methods cgc and sgc, not for {options.method}")
+        assert options.unlabelled is not None
+        images = open_unlabelled(options.unlabelled, batch_size=options.batch_size)
+        views = None
+        if options.method == "sgc":
+            masks = self._masks(images)
+            views = SaliencyQueries(masks.images, options.image_size, self.resize, masks)
+            images = masks.images
+        stream = make_unlabelled_loader(
+            images,
+            options.image_size,
+            self.resize,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            seed=options.seed,
+            pin_memory=self.pin_memory,
+            views=views,
+        )
+        self.notes.append(f"{len(self.train)} labelled and {len(images)} unlabelled images")
+        return PairedLoader(labelled, stream)
+
+    def _loader(self, views: EvalViews, sampler: SeededSampler) -> ViewLoader:
+        options = self.options
+        return make_loader(
+            views,
+            sampler,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            pin_memory=self.pin_memory,
+        )

@@ -1,0 +1,176 @@
+"""Images without labels: an endless stream of `query` views, and a loader that pairs it with a labelled one.
+
+Shapes: N labelled images of a batch, M unlabelled ones, S image side.
+
+Item k of the stream is a function of seed and k alone: pass k // n over the n images has an order of its own. A
+run that is stopped goes on at any item, with any number of workers, by setting the position.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from cgc.data.folders import ImageList, PathTable, images_below
+from cgc.data.views import Batch, EvalViews, SeededSampler, ViewLoader, make_loader, mix_seed
+from cgc.errors import InputError
+
+NO_LABEL = -1
+
+_STREAM = -2  # of mix_seed: with the same folder on both sides, the two orders must not be the same
+
+
+def open_unlabelled(root: str | Path, *, batch_size: int = 1) -> ImageList:
+    """Every image at any depth below `root`, in order of names; their label is `NO_LABEL`, and there are no classes.
+
+    Folders may be links, names with a dot in front are left out, as in `open_split`.
+
+    Raises:
+        InputError: no such folder, no images, or fewer than a batch.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    seen = {os.path.realpath(root)}
+    paths = PathTable([path.removeprefix("./") for path in images_below(os.fspath(root), ".", seen)])
+    if not len(paths):
+        raise InputError(f"{root}: no images in it or below")
+    if len(paths) < batch_size:
+        raise InputError(f"{root}: {len(paths)} images, fewer than a batch of {batch_size}")
+    return ImageList(paths, np.full(len(paths), NO_LABEL, dtype=np.int64), (), root)
+
+
+class StreamSampler(SeededSampler):
+    """A window of the endless stream: the passes of a `SeededSampler` over `length` images, one after the other.
+
+    `set_window` says where it begins and how many items it has; `set_epoch` makes it one pass, or what is left of it.
+    """
+
+    def set_window(self, position: int, items: int) -> None:
+        if position < 0 or items < 0 or not self.length:
+            raise ValueError(f"no {items} items from {position} in a stream of {self.length} images")
+        self.epoch, self.start = divmod(position, self.length)
+        self.items = items
+
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        super().set_epoch(epoch, start=start)
+        self.items = self.length - start
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = SeededSampler(self.length, seed=self.seed, shuffle=self.shuffle)
+        epoch, start, left = self.epoch, self.start, self.items
+        while left:
+            order.set_epoch(epoch, start=start)
+            taken = min(left, len(order))
+            yield from islice(order, taken)
+            epoch, start, left = epoch + 1, 0, left - taken
+
+
+def make_unlabelled_loader(
+    images: ImageList,
+    image_size: int,
+    resize: int | None = None,
+    *,
+    batch_size: int,
+    workers: int,
+    seed: int = 0,
+    pin_memory: bool = False,
+    views: EvalViews | None = None,
+) -> ViewLoader:
+    """Batches of `query` views along the stream. Where two passes meet, an image may stand in a batch twice.
+
+    `seed` is the run's. `views` are others than `EvalViews(images, image_size, resize)`, of the same images. An
+    unreadable image is replaced by the next of the list, see `EvalViews`, which also says what is raised.
+    """
+    views = EvalViews(images, image_size, resize) if views is None else views
+    sampler = StreamSampler(len(images), seed=mix_seed(seed, _STREAM))
+    return make_loader(views, sampler, batch_size=batch_size, workers=workers, pin_memory=pin_memory)
+
+
+class PairedBatch(NamedTuple):
+    """A labelled `Batch`, and M unlabelled images beside it. `unreadable` holds the failed reads of both."""
+
+    xe: Tensor | None  # (N, 3, S, S) uint8
+    query: Tensor  # (N, 3, S, S) uint8, of the labelled images
+    labels: Tensor  # (N,) int64
+    indices: Tensor  # (N,) int64
+    unreadable: list[str]
+    unlabelled_query: Tensor  # (M, 3, S, S) uint8, channels_last strides
+    unlabelled_indices: Tensor  # (M,) int64, positions in the list of unlabelled images
+    saliency: Tensor | None = None  # (M, S, S) uint8 of the unlabelled queries, where their views have it
+
+
+class PairedLoader:
+    """One pass over the labelled loader, with a full batch of the unlabelled stream beside each of its batches.
+
+    The labelled loader's sampler is the only clock: after s steps of the run, whole and unfinished epochs together,
+    the stream stands at item s·M, M being the unlabelled batch size. Hence `set_epoch(epoch, start=…)`, here or on
+    `sampler`, places both.
+
+    Raises ValueError if the samplers are others than `SeededSampler` and `StreamSampler`, and, on iteration, if the
+    labelled sampler starts inside a batch; InputError as `ViewLoader`.
+    """
+
+    def __init__(self, labelled: ViewLoader, unlabelled: ViewLoader) -> None:
+        sampler, stream = labelled.sampler, unlabelled.sampler
+        if not isinstance(sampler, SeededSampler) or not isinstance(stream, StreamSampler):
+            raise ValueError(
+                f"PairedLoader needs a SeededSampler and a StreamSampler, got {type(sampler).__name__} and "
+                f"{type(stream).__name__}"
+            )
+        assert labelled.batch_size is not None
+        assert unlabelled.batch_size is not None
+        self.labelled, self.unlabelled = labelled, unlabelled
+        self.sampler, self.stream = sampler, stream
+        self.batch_size, self.unlabelled_batch_size = labelled.batch_size, unlabelled.batch_size
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        """Begin `epoch` after `start` labelled items: a multiple of the batch size, or all of them."""
+        self.sampler.set_epoch(epoch, start=start)
+        self._steps_done()
+
+    def __iter__(self) -> Iterator[PairedBatch]:
+        m = self.unlabelled_batch_size
+        self.stream.set_window(self._steps_done() * m, len(self) * m)
+        try:
+            # Closed here and now: a loop that is left early must not keep the workers busy until it is forgotten.
+            with closing(_batches(self.labelled)) as some, closing(_batches(self.unlabelled)) as others:
+                for one, other in zip(some, others, strict=True):
+                    yield PairedBatch(
+                        one.xe,
+                        one.query,
+                        one.labels,
+                        one.indices,
+                        one.unreadable + other.unreadable,
+                        other.query,
+                        other.indices,
+                        other.saliency,
+                    )
+        except InputError:
+            # One side has let go of its workers; an exception that holds on to the other's would keep them waiting.
+            self.labelled._iterator = self.unlabelled._iterator = None
+            raise
+
+    def _steps_done(self) -> int:
+        length, start = self.sampler.length, self.sampler.start
+        if start % self.batch_size and start != length:
+            raise ValueError(f"{start} labelled items are no whole number of batches of {self.batch_size}")
+        return self.sampler.epoch * math.ceil(length / self.batch_size) + math.ceil(start / self.batch_size)
+
+
+def _batches(loader: ViewLoader) -> Generator[Batch, None, None]:
+    yield from loader
