@@ -62,6 +62,10 @@ def run(options: Options, preset: Preset) -> int:
     """
     if options.resize_size is not None and options.resize_size < options.image_size:
         raise InputError(f"--resize-size {options.resize_size} is below --image-size {options.image_size}")
+    if options.maps is not None and (options.explainer != preset.explainer or options.layer is not None):
+        raise InputError(
+            "--maps or --explainer: the heatmaps come from a folder or from the model, not from both"
+        )
     device = own_device(pick_device("cpu" if options.num_gpus == 0 else options.device))
     check_outputs(options)
     found = _subset(_open(options), options.images)
@@ -128,6 +132,9 @@ def _metrics(options: Options, found: BoxedImages) -> tuple[str, ...]:
             raise InputError(
                 "name a checkpoint, ask for ImageNet weights with --pretrained, or for --maps DIR"
             )
+        if kept != asked:
+            left_out = ", ".join(metric for metric in asked if metric not in kept)
+            found.notes.append(f"not measured without a model: {left_out}")
         return kept
     wrong = {"top1", "top5"} if found.multi_label else {"f1"}
     if wrong & set(asked):
@@ -164,8 +171,9 @@ def _load(options: Options, preset: Preset, found: BoxedImages) -> GradCAMModel 
 def _subject(options: Options, found: BoxedImages, model: GradCAMModel | None) -> Subject:
     load_map = None
     if options.maps is not None:
-        stored = StoredMaps(options.maps, options.data, stretch=options.stretch_maps, classes=found.classes)
-        load_map = partial(_stored_map, stored, found.classes)
+        names = {*found.classes, *(image.category for image in found.images if image.category)}
+        stored = StoredMaps(options.maps, options.data, stretch=options.stretch_maps, classes=names)
+        load_map = partial(_stored_map, stored, found)
     if model is None:
         return Subject(load_map=load_map, multi_label=found.multi_label)
     model = model.to(
@@ -177,7 +185,7 @@ def _subject(options: Options, found: BoxedImages, model: GradCAMModel | None) -
     own = gradcam_subject(
         model, weighting=options.weighting, load_map=load_map, multi_label=found.multi_label
     )
-    if options.explainer == "gradcam":
+    if options.explainer == "gradcam" or load_map is not None:
         return own
     explain = build_explainer(
         options.explainer,
@@ -191,8 +199,8 @@ def _subject(options: Options, found: BoxedImages, model: GradCAMModel | None) -
     return replace(own, explain=explain)
 
 
-def _stored_map(stored: StoredMaps, classes: Sequence[str], image: BoxedImage) -> Tensor:
-    return stored.load(image.path, classes[image.label], image.size)
+def _stored_map(stored: StoredMaps, found: BoxedImages, image: BoxedImage) -> Tensor:
+    return stored.load(image.path, found.name(image), image.size)
 
 
 def _settings(options: Options) -> EvaluationOptions:
@@ -224,9 +232,7 @@ def _report(
     processes: Processes | None,
 ) -> None:
     for row, reason, what in result.failed:
-        found.skip(
-            reason, f"{what} ({found.classes[found.images[row].label]})" if found.multi_label else what
-        )
+        found.skip(reason, f"{what} ({found.name(found.images[row])})" if found.multi_label else what)
     if not result.rows:
         reason, files = next(iter(found.skipped.items()))
         raise RunError(

@@ -25,8 +25,11 @@ def check_outputs(options: Options) -> None:
         if options.out.suffix.lower() != ".json":
             raise InputError(f"--out {options.out}: must end in .json (the rows go to the .csv beside it)")
         _make_folder(options.out.parent)
-        if options.out.is_dir():
-            raise InputError(f"--out {options.out} is a folder")
+        for path in (options.out, options.out.with_suffix(".csv")):
+            if path.is_dir():
+                raise InputError(f"{path} is a folder; --out writes a file there")
+            if path.exists() and not os.access(path, os.W_OK):
+                raise InputError(f"{path} cannot be written to")
     if options.save_maps is not None:
         _make_folder(options.save_maps)
     if options.save_overlays:
@@ -55,7 +58,7 @@ def map_writers(options: Options, found: BoxedImages) -> OnMaps | None:
 
         def save(rows: Sequence[Row], maps: Sequence[Tensor]) -> None:
             path = found.images[rows[0].index].path
-            classes = (found.classes[found.images[row.index].label] for row in rows)
+            classes = (found.name(found.images[row.index]) for row in rows)
             writer.write(path, dict(zip(classes, maps, strict=True)))
 
         writers.append(save)

@@ -87,10 +87,13 @@ def _cell(estimate: Estimate | None, scale: float) -> str:
 
 
 def _multi_label_table(scores: Mapping[str, object]) -> str:
-    rows: list[tuple[str, ...]] = [("labels (%)", "precision", "recall", "F1")]
+    rows: list[tuple[str, ...]] = [("labels (%)", "precision", "recall", "F1", "95 % interval of F1")]
     for prefix, title in _MULTI_LABEL.items():
         values = [scores.get(prefix + name) for name in ("precision", "recall", "f1")]
-        rows.append((title, *("–" if not isinstance(v, float) else f"{100 * v:.2f}" for v in values)))
+        interval = scores.get(f"{prefix}f1_interval")
+        low_high = f"[{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if isinstance(interval, list) else ""
+        cells = ("–" if not isinstance(v, float) else f"{100 * v:.2f}" for v in values)
+        rows.append((title, *cells, low_high))
     return aligned(rows)
 
 
@@ -111,11 +114,11 @@ def notes(summary: Summary, found: BoxedImages, rows: Sequence[Row], options: Op
             f"stochastic pointing game of the model: {options.spg_samples} drawn points a map, seed {options.seed}"
         )
     for metric in (metric for metric in PERTURBATION if metric in asked):
-        with_trivial = [row.score(metric) for row in rows if row.score(metric, "uniform") is not None]
+        with_trivial = (row.score(metric) for row in rows if row.score(metric, "uniform") is not None)
         own = [value for value in with_trivial if value is not None]
         if own:
             lines.append(
-                f"{metric} of the trivial maps: over {len(with_trivial)} rows, evenly spread; "
+                f"{metric} of the trivial maps: over {len(own)} rows, evenly spread; "
                 f"the model's own maps have {100 * sum(own) / len(own):.2f} there"
             )
     if summary.all_difficult and "pg" in asked:
@@ -183,26 +186,29 @@ def write(
 ) -> Path:
     """The JSON at `path` and the CSV beside it, whose path is returned. Cells of scores that do not count are empty."""
     rows_path = path.with_suffix(".csv")
-    cells = [_cells(row, found, options) for row in rows]
-    with rows_path.open("w", newline="", encoding="utf-8") as file:
+    chosen = any(found.images[row.index].alternatives for row in rows)
+    cells = [_cells(row, found, options, chosen) for row in rows]
+    with rows_path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, list(cells[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(cells)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     return rows_path
 
 
-def _cells(row: Row, found: BoxedImages, options: Options) -> dict[str, Any]:
+def _cells(row: Row, found: BoxedImages, options: Options, chosen: bool) -> dict[str, Any]:
+    """One row. ``chosen``: the explained class is one of several admissible ones, in some row at least."""
     image, metrics = found.images[row.index], options.metrics or ()
     cells: dict[str, Any] = {
         "path": _relative(image.path, options.data),
-        "class": found.classes[image.label],
+        "class": found.name(image),
         "prediction": "" if row.prediction is None else found.classes[row.prediction],
-        "correct": "" if row.correct is None else int(row.correct),
+        # With several labels: whether this one is among those that the model says.
+        "label_found" if found.multi_label else "correct": "" if row.correct is None else int(row.correct),
         "confidence": "" if row.confidence is None else f"{row.confidence:.7g}",
     }
-    if row.label != image.label or image.alternatives:
+    if chosen:
         cells["explained"] = found.classes[row.label]
     if row.predicted is not None:
         cells["predicted"] = ";".join(found.classes[k] for k in row.predicted)

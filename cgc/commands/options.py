@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,8 @@ def run_command(run: Callable[[], int]) -> int:
 
     2 for input that cannot be used, 1 for a run that failed, 130 for an interrupt. Bugs keep their traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         return run()
     except InputError as error:

@@ -27,7 +27,8 @@ class BoxedImage:
     all are.
 
     `mask`: if set, the region is this mask instead of the boxes. `alternatives`: other classes that would be
-    as right; the explained class is the one that the model favours among them and the label.
+    as right; the explained class is the one that the model favours among them and the label. `category`: what
+    the annotation calls it, where that is not the name of the class.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class BoxedImage:
     size: tuple[int, int]
     mask: Mask | None = None
     alternatives: tuple[int, ...] = ()
+    category: str | None = None
 
     @property
     def region(self) -> npt.NDArray[np.int64] | npt.NDArray[np.bool_]:
@@ -63,13 +65,23 @@ class BoxedImages:
     multi_label: bool = False
     notes: list[str] = field(default_factory=list)
 
+    def name(self, image: BoxedImage) -> str:
+        """What a row is of: the annotated category, or the class."""
+        return image.category or self.classes[image.label]
+
     def skip(self, reason: str, what: str) -> None:
         """Leave something out, and remember why."""
         self.skipped.setdefault(reason, []).append(what)
 
 
-def collect_rows(found: BoxedImages, annotations: Annotations, targets: Targets) -> None:
-    """Rows of every image that has a size and an object of a known class."""
+def collect_rows(
+    found: BoxedImages, annotations: Annotations, targets: Targets, *, by_category: bool = False
+) -> None:
+    """Rows of every image that has a size and an object of a known class.
+
+    ``by_category``: rows are named by the annotated categories, as several may be the same class; categories that
+    admit the very same classes share a row.
+    """
     taken: set[Path] = set()
     for image, size in _sized(annotations.images):
         if isinstance(size, NoSize):
@@ -89,7 +101,7 @@ def collect_rows(found: BoxedImages, annotations: Annotations, targets: Targets)
             found.skip("no object of a known class", f"{image.path}: {names}")
             continue
         before = len(found.images)
-        found.images.extend(_rows(found, image.path, size, by_targets))
+        found.images.extend(_rows(found, image.path, size, by_targets, by_category))
         if len(found.images) == before:
             found.skip("no box inside the image", str(image.path))
 
@@ -106,6 +118,7 @@ def _rows(
     path: Path,
     size: tuple[int, int],
     by_targets: dict[tuple[int, ...], list[AnnotatedObject]],
+    by_category: bool,
 ) -> Iterable[BoxedImage]:
     for (label, *alternatives), items in sorted(by_targets.items()):
         boxes, kept = [], []
@@ -128,6 +141,7 @@ def _rows(
                 size,
                 UnionMask(size, parts) if parts else None,
                 tuple(alternatives),
+                "/".join(sorted({item.name for item in kept})) if by_category else None,
             )
 
 

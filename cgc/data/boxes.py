@@ -64,7 +64,7 @@ def open_boxes(
     several = annotations.multi_label and mapping is None
     found = BoxedImages([], known, annotations.layout, annotations.skipped, 0, 0, several, annotations.notes)
     targets = _by_name(known) if mapping is None else mapping.get
-    collect_rows(found, annotations, targets)
+    collect_rows(found, annotations, targets, by_category=mapping is not None)
     if not found.images:
         raise _nothing_found(root, found, names, mapping)
     found.notes += _unmatched(annotations, names, targets, mapping or ())

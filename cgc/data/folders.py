@@ -72,12 +72,14 @@ def open_split(
     *,
     dataset: str | None = None,
     classes: Sequence[str] | None = None,
+    empty_classes: bool = False,
 ) -> ImageList:
     """List the images of `<root>/train` or of the held-out split, `<root>/val` or else `<root>/test`.
 
     Args:
         split: "train" or "val".
         dataset: a name of `DATASETS`: its number of classes is checked and its held-out folder is used.
+        empty_classes: classes without images are as good as others.
         classes: classes that the folder must have (those of the training split); labels follow their order.
 
     Raises:
@@ -89,7 +91,7 @@ def open_split(
     spec = None if dataset is None else dataset_spec(dataset)
     folder_names = ("train",) if split == "train" else spec.eval_folders if spec else _EVAL_FOLDERS
     folder = _split_folder(Path(root), folder_names)
-    images = open_class_folders(folder, classes)
+    images = open_class_folders(folder, classes, empty_classes=empty_classes)
     if spec is not None and len(images.classes) != spec.num_classes:
         raise InputError(
             f"{folder}: {len(images.classes)} classes, but the dataset {spec.name} has {spec.num_classes}"
@@ -97,15 +99,21 @@ def open_split(
     return images
 
 
-def open_class_folders(folder: str | Path, classes: Sequence[str] | None = None) -> ImageList:
+def open_class_folders(
+    folder: str | Path, classes: Sequence[str] | None = None, *, empty_classes: bool = False
+) -> ImageList:
     """List the images of a folder of classes, or of tiny-imagenet's held-out folder, wherever it lies.
+
+    ``empty_classes``: classes without images are as good as others.
 
     Raises InputError as :func:`open_split`.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
-    return _tiny_imagenet_val(folder, classes) if _is_tiny_imagenet_val(folder) else _scan(folder, classes)
+    if _is_tiny_imagenet_val(folder):
+        return _tiny_imagenet_val(folder, classes)
+    return _scan(folder, classes, empty_classes)
 
 
 def _split_folder(root: Path, names: Sequence[str]) -> Path:
@@ -125,7 +133,7 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
         raise InputError(f"{folder}: {error.strerror}") from error
 
 
-def _scan(folder: Path, classes: Sequence[str] | None) -> ImageList:
+def _scan(folder: Path, classes: Sequence[str] | None, empty_classes: bool) -> ImageList:
     found = [entry.name for entry in _entries(folder) if entry.is_dir()]
     if not found:
         raise InputError(f"{folder}: no class folders in it (expected {folder}/<class>/<image>)")
@@ -137,7 +145,7 @@ def _scan(folder: Path, classes: Sequence[str] | None) -> ImageList:
         paths.extend(images_below(os.fspath(folder), name, set()))
         counts.append(len(paths) - before)
     empty = [name for name, count in zip(ordered, counts, strict=True) if not count]
-    if empty:
+    if not paths or (empty and not empty_classes):
         raise InputError(f"{folder}: no images in {_first_few(empty, 'class folder')}")
     return ImageList(PathTable(paths), np.repeat(np.arange(len(counts)), counts), ordered, folder)
 

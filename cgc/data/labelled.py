@@ -36,7 +36,7 @@ def open_labelled(root: Path, dataset: str | None = None, classes: Path | None =
     Raises InputError as `open_split`, for a number of classes other than the dataset's, and where not one image of a
     known class can be read.
     """
-    images = open_split(root, "val")
+    images = open_split(root, "val", empty_classes=True)
     known = _classes(root, dataset, classes, images.classes)
     index_of = {name: index for index, name in enumerate(known)}
     found = BoxedImages([], known, "class folders")

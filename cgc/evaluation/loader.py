@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from cgc.data.boxed_views import ImageViews, ViewSizes, decode_views, resized, s
 from cgc.data.boxes import BoxedImage
 from cgc.data.decode import UnreadableImage
 from cgc.data.views import start_worker
+from cgc.engine.transfer import to_device
 from cgc.explainers.stored import MapProblem
 from cgc.metrics.baselines import centre_gaussian_map
 from cgc.metrics.maps import mass_inside, near_region, peak, region_mask
@@ -51,16 +52,54 @@ class SizeGroup(NamedTuple):
     tolerances: list[float]
 
 
+class _Layout(NamedTuple):
+    """A group in a packed batch."""
+
+    size: tuple[int, int]
+    positions: list[int]
+    tolerances: list[float]
+
+
 class EvaluationBatch(NamedTuple):
-    """Views (N, 3, h, w) uint8 in channels_last, or None; see the legend above for the rest."""
+    """Views (N, 3, h, w) uint8 in channels_last, or None; see the legend above for the rest.
+
+    Regions and stored maps of all sizes lie one after the other in one tensor each: every tensor that comes from
+    another process is a file of its own, and files are few.
+    """
 
     views: ImageViews
     images: int
     rows: list[int]
     owners: list[int]
-    groups: list[SizeGroup]
-    stored: list[Tensor]
     failed: list[Failure]
+    layouts: list[_Layout]
+    regions: Tensor  # bool: of each group the insides (G, H, W), then what is near (G, H, W)
+    trivial_M23: Tensor  # float64: uniform and Gaussian, CH, PG and SPG; in the order of the groups
+    maps: Tensor  # float32
+    map_sizes: list[tuple[int, int]]
+
+    def groups(self, device: torch.device | None = None) -> list[SizeGroup]:
+        """The rows of each original size, their regions on the device."""
+        regions = self.regions if device is None else to_device(self.regions, device)
+        groups, start, row = [], 0, 0
+        for size, positions, tolerances in self.layouts:
+            count, area = len(positions), size[0] * size[1]
+            both = regions[start : start + 2 * count * area].view(2, count, *size)
+            trivial_G23 = self.trivial_M23[row : row + count]
+            groups.append(
+                SizeGroup(size, positions, both[0], both[1], trivial_G23[:, 0], trivial_G23[:, 1], tolerances)
+            )
+            start, row = start + 2 * count * area, row + count
+        return groups
+
+    def stored(self) -> list[Tensor]:
+        """The rows' maps from elsewhere, if there are any."""
+        ends = list(accumulate(h * w for h, w in self.map_sizes))
+        starts = [0, *ends[:-1]]
+        return [
+            self.maps[start:end].view(size)
+            for start, end, size in zip(starts, ends, self.map_sizes, strict=False)
+        ]
 
 
 class _Region(NamedTuple):
@@ -164,6 +203,8 @@ def _collate(items: Sequence[_Item]) -> EvaluationBatch:
     kept = [item for item in items if item.rows]
     rows = [row for item in kept for row in item.rows]
     owners = [owner for owner, item in enumerate(kept) for _ in item.rows]
+    stored = [row.stored for row in rows if row.stored is not None]
+    layouts, regions, trivial_M23 = _packed(rows, [kept[owner].size for owner in owners])
     return EvaluationBatch(
         views=ImageViews(
             *(_stacked([getattr(item.views, name) for item in kept]) for name in ImageViews._fields)
@@ -171,8 +212,11 @@ def _collate(items: Sequence[_Item]) -> EvaluationBatch:
         images=len(items),
         rows=[row.row for row in rows],
         owners=owners,
-        groups=_groups(rows, [kept[owner].size for owner in owners]),
-        stored=[row.stored for row in rows if row.stored is not None],
+        layouts=layouts,
+        regions=regions,
+        trivial_M23=trivial_M23,
+        maps=torch.cat([map_hw.flatten() for map_hw in stored]) if stored else torch.empty(0),
+        map_sizes=[(map_hw.shape[0], map_hw.shape[1]) for map_hw in stored],
         failed=[failure for item in items for failure in item.failed],
     )
 
@@ -182,26 +226,21 @@ def _stacked(views: Sequence[Tensor | None]) -> Tensor | None:
     return torch.stack(present).permute(0, 3, 1, 2) if present else None
 
 
-def _groups(rows: Sequence[_Row], sizes: Sequence[tuple[int, int]]) -> list[SizeGroup]:
+def _packed(rows: Sequence[_Row], sizes: Sequence[tuple[int, int]]) -> tuple[list[_Layout], Tensor, Tensor]:
     by_size: dict[tuple[int, int], list[int]] = {}
     for position, size in enumerate(sizes):
         if rows[position].region is not None:
             by_size.setdefault(size, []).append(position)
-    groups = []
+    layouts, masks, trivial = [], [], []
     for size, positions in by_size.items():
         regions = [region for position in positions if (region := rows[position].region) is not None]
-        groups.append(
-            SizeGroup(
-                size,
-                positions,
-                inside_GHW=torch.stack([region.inside_HW for region in regions]),
-                near_GHW=torch.stack([region.near_HW for region in regions]),
-                uniform_G3=torch.stack([region.uniform_3 for region in regions]),
-                gaussian_G3=torch.stack([region.gaussian_3 for region in regions]),
-                tolerances=[region.tolerance for region in regions],
-            )
-        )
-    return groups
+        layouts.append(_Layout(size, positions, [region.tolerance for region in regions]))
+        masks += [region.inside_HW.flatten() for region in regions]
+        masks += [region.near_HW.flatten() for region in regions]
+        trivial += [torch.stack([region.uniform_3, region.gaussian_3]) for region in regions]
+    if not layouts:
+        return [], torch.empty(0, dtype=torch.bool), torch.empty(0, 2, 3, dtype=torch.float64)
+    return layouts, torch.cat(masks), torch.stack(trivial)
 
 
 def evaluation_loader(

@@ -13,7 +13,7 @@ from cgc.data.boxes import BoxedImage
 from cgc.evaluation.loader import Failure
 from cgc.evaluation.options import CONSISTENCY, MAPS
 from cgc.metrics.bootstrap import interval
-from cgc.metrics.multilabel import multilabel_scores
+from cgc.metrics.multilabel import f1_intervals, multilabel_scores
 
 
 @dataclass
@@ -82,16 +82,18 @@ def summarise(
 ) -> Summary:
     """Means over the rows that count for the model, so that its score and the trivial maps' are of the same rows.
 
-    Insertion and deletion of the trivial maps are over the rows that have them. Pointing game: mean over the classes
-    seen of each class's hit rate; every other score: mean over rows. The intervals come from ``draws`` resamples of
-    the images (0: none); rows of one image stay together.
+    Insertion and deletion of the trivial maps are over the rows that have them. Pointing game: mean over the annotated
+    classes seen of each one's hit rate; every other score: mean over rows. The intervals come from ``draws`` resamples
+    of the images (0: none); rows of one image stay together.
     """
     groups = _image_numbers(rows, images)
+    # As annotated, whichever of several admissible classes the model favours.
+    classes = np.array([images[row.index].category or str(images[row.index].label) for row in rows])
     scores: dict[str, dict[str, Estimate | None]] = {}
     for metric in metrics:
         if metric in ("top1", "top5"):
             values = [_right(row, metric) for row in rows]
-            scores[metric] = {"model": _estimate(values, rows, groups, False, draws, seed)}
+            scores[metric] = {"model": _estimate(values, classes, groups, False, draws, seed)}
         elif metric != "f1":
             counted = [row.score(metric) is not None for row in rows]
             names = ("model",) if metric in CONSISTENCY else MAPS
@@ -101,7 +103,7 @@ def summarise(
                         row.score(metric, name) if counts else None
                         for row, counts in zip(rows, counted, strict=True)
                     ],
-                    rows,
+                    classes,
                     groups,
                     metric == "pg",
                     draws if name == "model" else 0,
@@ -115,7 +117,7 @@ def summarise(
         zero_maps=sum(row.zero_map for row in rows),
         all_difficult=sum(row.all_difficult for row in rows),
         scores=scores,
-        multi_label=_multi_label(rows, groups, num_classes) if "f1" in metrics else None,
+        multi_label=_multi_label(rows, images, groups, num_classes, draws, seed) if "f1" in metrics else None,
     )
 
 
@@ -134,7 +136,7 @@ def _right(row: Row, metric: str) -> float | None:
 
 def _estimate(
     values: Sequence[float | None],
-    rows: Sequence[Row],
+    classes: np.ndarray,
     groups: np.ndarray,
     per_class: bool,
     draws: int,
@@ -144,21 +146,41 @@ def _estimate(
     if not counts.any():
         return None
     kept = np.array([value for value in values if value is not None], dtype=np.float64)
-    labels = np.array([row.label for row in rows], dtype=np.int64)[counts] if per_class else None
-    value, low, high = interval(kept, groups_n=groups[counts], classes_n=labels, draws=draws, seed=seed)
+    value, low, high = interval(
+        kept,
+        groups_n=groups[counts],
+        classes_n=classes[counts] if per_class else None,
+        draws=draws,
+        seed=seed,
+    )
     return Estimate(value, low, high, len(kept))
 
 
-def _multi_label(rows: Sequence[Row], groups: np.ndarray, num_classes: int) -> dict[str, object] | None:
+def _multi_label(
+    rows: Sequence[Row],
+    images: Sequence[BoxedImage],
+    groups: np.ndarray,
+    num_classes: int,
+    draws: int,
+    seed: int,
+) -> dict[str, object] | None:
+    """Of the images that the model saw; their labels are those of their annotations, scored or not."""
     if not rows or rows[0].predicted is None:
         return None
-    present = torch.zeros(int(groups.max()) + 1, num_classes, dtype=torch.bool)
+    number = {images[row.index].path: image for row, image in zip(rows, groups.tolist(), strict=True)}
+    present = torch.zeros(len(number), num_classes, dtype=torch.bool)
     predicted = torch.zeros_like(present)
+    for annotated in images:
+        if annotated.path in number:
+            present[number[annotated.path], annotated.label] = True
     for row, image in zip(rows, groups.tolist(), strict=True):
-        present[image, row.label] = True
         predicted[image, list(row.predicted or ())] = True
     scores: Mapping[str, object] = multilabel_scores(predicted, present)._asdict()
-    return {name: _plain(value) for name, value in scores.items()}
+    plain = {name: _plain(value) for name, value in scores.items()}
+    if draws:
+        of_classes, overall = f1_intervals(predicted, present, draws=draws, seed=seed)
+        plain |= {"class_f1_interval": list(of_classes), "overall_f1_interval": list(overall)}
+    return plain
 
 
 def _plain(value: object) -> object:

@@ -131,7 +131,7 @@ class _Pass:
         if not batch.rows:
             return
         columns: dict[str, Tensor] = {}
-        maps: Tensor | Sequence[Tensor] = batch.stored
+        maps: Tensor | Sequence[Tensor] = batch.stored()
         with torch.no_grad(), autocast(self.device, self.options.precision):
             if self.subject.predict is not None:
                 maps = self._look(batch, columns)
@@ -161,7 +161,7 @@ class _Pass:
 
     def _look(self, batch: EvaluationBatch, columns: dict[str, Tensor]) -> Tensor | Sequence[Tensor]:
         """Everything that the network is needed for; the maps that are scored against regions, or that there are."""
-        maps: Tensor | Sequence[Tensor] = batch.stored
+        maps: Tensor | Sequence[Tensor] = batch.stored()
         target_M = self._to_device(torch.tensor([self.images[row].label for row in batch.rows]))
         owner_M = self._to_device(torch.tensor(batch.owners))
         if batch.views.full is not None:
@@ -200,7 +200,7 @@ class _Pass:
             assert self.subject.explain is not None
             return self.subject.explain(images_NCHW, target_M, owner_M)
         assert self.subject.predict is not None
-        return self.subject.predict(images_NCHW), batch.stored
+        return self.subject.predict(images_NCHW), batch.stored()
 
     def _favoured(
         self, batch: EvaluationBatch, images_NCHW: Tensor, labels_M: Tensor, owner_M: Tensor
@@ -225,7 +225,7 @@ class _Pass:
 
     def _read(self, batch: EvaluationBatch, readback: Readback, maps: Sequence[Tensor]) -> None:
         columns = readback.columns()
-        tolerances = {m: t for g in batch.groups for m, t in zip(g.positions, g.tolerances, strict=True)}
+        tolerances = {m: t for g in batch.layouts for m, t in zip(g.positions, g.tolerances, strict=True)}
         done: list[tuple[int, Row]] = []
         for m, index in enumerate(batch.rows):
             if not columns.get("finite", [1.0] * len(batch.rows))[m]:

@@ -59,21 +59,21 @@ def localisation_columns(
     """
     m = len(batch.rows)
     scores_M3 = torch.full((m, 3), torch.nan, dtype=_precise(device), device=device)
-    random_M3, uniform_M3, gaussian_M3 = scores_M3.clone(), scores_M3.cpu().clone(), scores_M3.cpu().clone()
+    random_M3 = scores_M3.clone()
+    uniform_M3, gaussian_M3 = torch.full((2, m, 3), torch.nan, dtype=torch.float64)
     if isinstance(maps, Tensor):
         zero_M, finite_M = zero_maps(maps), torch.isfinite(maps).flatten(1).all(1)
     else:
         maps = [to_device(map_hw, device) for map_hw in maps]
         zero_M = torch.stack([zero_maps(map_hw[None])[0] for map_hw in maps])
         finite_M = torch.stack([torch.isfinite(map_hw).all() for map_hw in maps])
-    for group in batch.groups:
+    for group in batch.groups(device):
         uniform_M3[group.positions], gaussian_M3[group.positions] = group.uniform_G3, group.gaussian_G3
         for part in _parts(group):
-            inside, near = to_device(part.inside_GHW, device), to_device(part.near_GHW, device)
             positions = to_device(torch.tensor(part.positions), device)
             noise = random_maps([(tuple(maps[i].shape), batch.rows[i]) for i in part.positions], seed, device)
-            scores_M3[positions] = _scores(_full([maps[i] for i in part.positions], part.size), inside, near)
-            random_M3[positions] = _scores(_full(noise, part.size), inside, near)
+            scores_M3[positions] = _scores(_full([maps[i] for i in part.positions], part.size), part)
+            random_M3[positions] = _scores(_full(noise, part.size), part)
     if samples is not None:
         scores_M3[:, 2] = _sampled(batch, maps, images, samples, seed).to(scores_M3)
     if skip_zero_maps:
@@ -122,8 +122,9 @@ def _full(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     return torch.cat([resized_maps(map_hw[None], size) for map_hw in maps])
 
 
-def _scores(full_GHW: Tensor, inside_GHW: Tensor, near_GHW: Tensor) -> Tensor:
+def _scores(full_GHW: Tensor, group: SizeGroup) -> Tensor:
     """CH, PG and SPG, (G, 3)."""
+    inside_GHW, near_GHW = group.inside_GHW, group.near_GHW
     peak_G2 = peaks(full_GHW)
     hit_G = near_GHW[torch.arange(len(full_GHW), device=full_GHW.device), peak_G2[:, 0], peak_G2[:, 1]]
     masses = masses_inside(full_GHW, inside_GHW), masses_inside(full_GHW, near_GHW)
@@ -140,7 +141,7 @@ def _sampled(
 ) -> Tensor:
     """The stochastic pointing game by drawn points, (M,); the draws of a row depend on the seed and its place alone."""
     values = torch.full((len(batch.rows),), torch.nan, dtype=torch.float64)
-    for group in batch.groups:
+    for group in batch.groups():
         for i, tolerance in zip(group.positions, group.tolerances, strict=True):
             if not torch.isfinite(maps[i]).all():
                 continue

@@ -83,6 +83,36 @@ def _scores(tp_K: Tensor, fp_K: Tensor, fn_K: Tensor) -> MultilabelScores:
     return MultilabelScores(precision, recall, f1, *overall, *per_class, counted, len(tp_K) - counted)
 
 
+def f1_intervals(
+    predicted_NK: Tensor, present_NK: Tensor, *, draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Percentile bootstrap over images of the class mean and of the overall F1: (low, high) each.
+
+    Raises:
+        ValueError: the two are not bool matrices of one shape, or no draws are asked for.
+    """
+    _counts(predicted_NK, present_NK)
+    if draws < 1:
+        raise ValueError(f"an interval needs draws, not {draws}")
+    generator = torch.Generator().manual_seed(seed)
+    pairs = (predicted_NK & present_NK, predicted_NK & ~present_NK, ~predicted_NK & present_NK)
+    n = len(present_NK)
+    found: list[Tensor] = []
+    for start in range(0, draws, 50):
+        chosen = torch.randint(n, (min(50, draws - start), n), generator=generator)
+        weight_DN = torch.zeros(len(chosen), n).scatter_add_(1, chosen, torch.ones(chosen.shape))
+        # Counts below 2^24 are whole in float32.
+        tp_DK, fp_DK, fn_DK = ((weight_DN @ pair.float().cpu()).long() for pair in pairs)
+        class_f1_D = _ratios(tp_DK, fp_DK, fn_DK)[2].nanmean(1)
+        overall_f1_D = _ratios(*(counts_DK.sum(1) for counts_DK in (tp_DK, fp_DK, fn_DK)))[2]
+        found.append(torch.stack([class_f1_D, overall_f1_D]))
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    (class_low, overall_low), (class_high, overall_high) = (
+        torch.cat(found, 1).nanquantile(ends, dim=1).tolist()
+    )
+    return (class_low, class_high), (overall_low, overall_high)
+
+
 class MultilabelF1(torchmetrics.Metric):
     """Accumulates ``multilabel_scores``; ``compute`` returns all of them.
 

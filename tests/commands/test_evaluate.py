@@ -143,3 +143,91 @@ def test_the_root_script_is_this_command():
     contents = runpy.run_path(str(script))
     assert contents["main"] is main
     assert "python evaluate_gradcam_energy_inside_bbox.py DATA -a resnet50" in contents["__doc__"]
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(arguments, tmp_path, capsys):
+    (tmp_path / "scores.csv").mkdir()
+    assert main([*arguments, "--out", str(tmp_path / "scores.json")]) == 2
+    assert "scores.csv is a folder" in capsys.readouterr().err
+
+
+def test_maps_come_from_one_place(arguments, tmp_path, capsys):
+    (tmp_path / "maps").mkdir()
+    for more in (["--explainer", "rise"], ["--layer", "layer2"]):
+        assert main([*arguments, "--maps", str(tmp_path / "maps"), *more]) == 2
+        assert "not from both" in capsys.readouterr().err
+
+
+def test_metrics_of_the_labels_must_fit_the_data(arguments, capsys):
+    assert main([*arguments, "--metrics", "ch,f1"]) == 2
+    assert "one label per image: f1 is not defined" in capsys.readouterr().err
+
+
+def test_categories_that_are_several_classes(folder, tmp_path, monkeypatch, capsys):
+    """Rows are named by category, in the CSV, in saved maps and in the pointing game's classes."""
+    from cgc.commands.compare import main as compare
+
+    for name in ("a one box", "b"):
+        xml = "".join(
+            f"<object><name>{category}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>{right}</xmax>"
+            "<ymax>100</ymax></bndbox></object>"
+            for category, right in (("pet", 50), ("puppy", 25))
+        )
+        (folder / "annotation" / f"{name}.xml").write_text(f"<annotation>{xml}</annotation>")
+    (folder / "names.txt").write_text("cat\nwild_dog\n")
+    (tmp_path / "map.txt").write_text("puppy\tcat\npet\tcat wild_dog\n")
+    torch.manual_seed(0)
+    torch.save(
+        {"arch": "resnet_tiny", "state_dict": build_backbone("resnet_tiny", 2).state_dict()},
+        tmp_path / "m.pth",
+    )
+    words = [str(folder), "--classes", str(folder / "names.txt"), "--class-map", str(tmp_path / "map.txt")]
+    words += [
+        "--input_resize",
+        "64",
+        "-j",
+        "0",
+        "--device",
+        "cpu",
+        "--zero-maps",
+        "uniform",
+        "--bootstrap",
+        "0",
+    ]
+    maps, one, two = tmp_path / "maps", tmp_path / "one.json", tmp_path / "two.json"
+    assert main([str(tmp_path / "m.pth"), *words, "--save-maps", str(maps), "--out", str(one)]) == 0
+    with one.with_suffix(".csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["puppy", "pet", "puppy", "pet"]
+    assert {row["explained"] for row in rows} <= {"cat", "wild_dog"}
+    with np.load(maps / "val" / "b.npz") as file:
+        assert sorted(file) == ["pet", "puppy"]
+    hits = {name: [float(row["pg"]) for row in rows if row["class"] == name] for name in ("puppy", "pet")}
+    expected = sum(sum(each) / len(each) for each in hits.values()) / 2
+    assert json.loads(one.read_text())["scores"]["pg"]["model"] == pytest.approx(expected)
+    assert main([*words, "--maps", str(maps), "--metrics", "ch,pg", "--out", str(two)]) == 0
+    assert json.loads(two.read_text())["scores"]["pg"]["model"] == pytest.approx(expected)
+    capsys.readouterr()
+    assert compare([str(one.with_suffix(".csv")), str(two.with_suffix(".csv"))]) == 0
+    assert "4 rows in both" in capsys.readouterr().out
+
+
+def test_names_that_are_no_text_do_not_end_a_run(arguments, folder, tmp_path, capsys):
+    import os
+
+    odd = os.fsencode(folder / "val") + b"/odd\xff.JPEG"
+    try:
+        os.rename(os.fsencode(folder / "val" / "b.JPEG"), odd)
+    except OSError:
+        pytest.skip("this file system has only text for names")
+    (folder / "annotation" / "b.xml").rename(
+        os.fsdecode(os.fsencode(folder / "annotation") + b"/odd\xff.xml")
+    )
+    (folder / "val" / "broken\udcff.JPEG").write_bytes(b"no image")
+    assert main([*arguments, "--out", str(tmp_path / "scores.json")]) == 0
+    assert "odd\\udcff.JPEG" in (tmp_path / "scores.csv").read_text(encoding="utf-8")
+    assert any(
+        "broken" in name
+        for names in json.loads((tmp_path / "scores.json").read_text())["skipped"].values()
+        for name in names
+    )

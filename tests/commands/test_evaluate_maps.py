@@ -75,6 +75,8 @@ def test_saved_maps_score_the_same_without_the_model(data, checkpoint, tmp_path)
             assert float(a[column]) == pytest.approx(float(b[column]), abs=1e-6)
         assert b["prediction"] == ""
     assert "top1" not in second
+    _, third, _ = evaluate(data, tmp_path, data, "--maps", maps, "--metrics", "ch,top1", name="third")
+    assert third["notes"] == ["not measured without a model: top1"]
     assert first["top1"] == 0.5
 
 

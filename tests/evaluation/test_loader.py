@@ -66,7 +66,7 @@ def test_every_row_once_in_batches_of_one_size(images):
 
 def test_regions_and_trivial_scores_are_those_of_the_pure_functions(images):
     for batch in batches(images, Preparation(ViewSizes(), tolerance=4), batch_size=3):
-        for group in batch.groups:
+        for group in batch.groups():
             for g, position in enumerate(group.positions):
                 image = images[batch.rows[position]]
                 assert image.size == group.size
@@ -85,7 +85,7 @@ def test_masks_are_decoded_late_and_their_trouble_is_named(images):
     ]
     [batch] = batches(rows, Preparation(ViewSizes(square=8)))
     assert batch.rows == [0]
-    assert int(batch.groups[0].inside_GHW.sum()) == int(Circle().decode().sum())
+    assert int(batch.groups()[0].inside_GHW.sum()) == int(Circle().decode().sum())
     assert [(f.row, f.reason) for f in batch.failed] == [(1, "unusable region")]
     assert "run lengths" in batch.failed[0].what
     assert batch.views.square.shape == (1, 3, 8, 8)
@@ -107,7 +107,7 @@ def test_unreadable_images_and_missing_maps_take_their_rows_with_them(images):
         (4, "no map"),
     ]
     assert sorted(row for batch in found for row in batch.rows) == [0, 3, 5]
-    assert all(len(batch.stored) == len(batch.rows) for batch in found)
+    assert all(len(batch.stored()) == len(batch.rows) for batch in found)
     assert sum(batch.images for batch in found) == 5
 
 

@@ -70,3 +70,36 @@ def test_several_labels():
     assert summary.multi_label["overall_recall"] == pytest.approx(2 / 3)
     assert summary.multi_label["class_recall"] == pytest.approx((1 + 1 + 0) / 3)
     assert summary.multi_label["f1_K"][3] is None
+
+
+def test_labels_come_from_the_annotations_not_from_the_rows_that_were_scored():
+    """A row lost on the way, to a damaged mask for instance, is no label that was never there."""
+    images = [image("a", 0), image("a", 2), image("b", 1)]
+    rows = [Row(0, 0, predicted=(0,)), Row(2, 1, predicted=(1,))]
+    summary = summarise(rows, images, ("f1",), num_classes=3, draws=0)
+    assert summary.multi_label["overall_recall"] == pytest.approx(2 / 3)
+    unseen = summarise(rows[1:], images, ("f1",), num_classes=3, draws=0)
+    assert unseen.multi_label["overall_recall"] == 1  # image a was not seen at all
+
+
+def test_f1_has_intervals_over_images():
+    images = [image(f"{i}", i % 2) for i in range(40)]
+    rows = [Row(i, i % 2, predicted=(i % 2,) if i % 5 else (1 - i % 2,)) for i in range(40)]
+    found = summarise(rows, images, ("f1",), num_classes=2).multi_label
+    for name in ("class_f1", "overall_f1"):
+        low, high = found[f"{name}_interval"]
+        assert 0.5 < low < found[name] < high < 1
+    assert found["overall_f1"] == pytest.approx(0.8)
+    again = summarise(rows, images, ("f1",), num_classes=2).multi_label
+    assert again == found
+
+
+def test_the_pointing_game_goes_by_annotated_category():
+    """Whichever of the admissible classes the model favours."""
+    path = Path("a")
+    images = [BoxedImage(path, 0, NOTHING, False, (9, 9), None, (1,), name) for name in ("dog", "dog", "cat")]
+    rows = [
+        Row(i, label, scores={"pg": {"model": hit}})
+        for i, (label, hit) in enumerate(((0, 1), (1, 0), (1, 0)))
+    ]
+    assert summarise(rows, images, ("pg",), num_classes=2, draws=0).scores["pg"]["model"].value == 0.25

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import classification
 
-from cgc.metrics.multilabel import MultilabelF1, multilabel_scores
+from cgc.metrics.multilabel import MultilabelF1, f1_intervals, multilabel_scores
 
 
 def labels(rows: list[str]) -> torch.Tensor:
@@ -90,3 +90,20 @@ def test_the_accumulator_gives_the_figures_of_the_whole_set():
 def test_refuses_anything_but_two_bool_matrices(predicted):
     with pytest.raises(ValueError, match="bool matrices of one shape"):
         multilabel_scores(predicted, torch.zeros(2, 3, dtype=torch.bool))
+
+
+def test_intervals_are_those_of_resampled_images():
+    """Against the plain loop with the same draws."""
+    generator = torch.Generator().manual_seed(3)
+    predicted, present = torch.rand(2, 30, 4, generator=generator) < 0.4
+    (class_low, class_high), (low, high) = f1_intervals(predicted, present, draws=60, seed=5)
+    draw = torch.Generator().manual_seed(5)
+    chosen = torch.cat([torch.randint(30, (n, 30), generator=draw) for n in (50, 10)])
+    scores = [multilabel_scores(predicted[rows], present[rows]) for rows in chosen]
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    overall = torch.stack([score.overall_f1 for score in scores]).quantile(ends).tolist()
+    classes = torch.stack([score.class_f1 for score in scores]).quantile(ends).tolist()
+    assert [low, high] == pytest.approx(overall)
+    assert [class_low, class_high] == pytest.approx(classes)
+    with pytest.raises(ValueError, match="draws"):
+        f1_intervals(predicted, present, draws=0)
