@@ -23,7 +23,7 @@ class Processes:
 
     @property
     def share(self) -> slice:
-        """Every ``size``-th image: neighbours in a list are alike in size, so the work is spread evenly."""
+        """Every ``size``-th of a list of batches: neighbours are alike in size, so the work is spread evenly."""
         return slice(self.rank, None, self.size)
 
     def gather(self, part: _Part) -> list[_Part]:

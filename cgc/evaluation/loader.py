@@ -136,9 +136,9 @@ class Preparation:
 class EvaluationSet(Dataset[_Item]):
     """Item i: the i-th image of the list with all of its rows, which stand next to each other."""
 
-    def __init__(self, images: Sequence[BoxedImage], preparation: Preparation, share: slice) -> None:
+    def __init__(self, images: Sequence[BoxedImage], preparation: Preparation) -> None:
         self.images, self.preparation = images, preparation
-        self.starts = image_starts(images)[share]
+        self.starts = image_starts(images)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -252,12 +252,16 @@ def evaluation_loader(
     pin_memory: bool = False,
     share: slice = slice(None),
 ) -> DataLoader[_Item]:
-    """Loader of `EvaluationBatch`: every image of the ``share`` once, batches of one resized size."""
-    dataset = EvaluationSet(images, preparation, share)
+    """Loader of `EvaluationBatch`: every image once, batches of one resized size; of these the ``share``.
+
+    Whole batches are shared between processes, not images: in a batch of another size a network's arithmetic may round
+    otherwise, and a map that differs in its last digit can change the order in which insertion shows its pixels.
+    """
+    dataset = EvaluationSet(images, preparation)
     originals = [images[start].size for start, _ in dataset.starts]
     return DataLoader(
         dataset,
-        batch_sampler=size_batches(dataset.sizes(), batch_size, originals),
+        batch_sampler=size_batches(dataset.sizes(), batch_size, originals)[share],
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,

@@ -26,7 +26,6 @@ from cgc.evaluation.loader import (
     Failure,
     Preparation,
     evaluation_loader,
-    image_starts,
 )
 from cgc.evaluation.options import EvaluationOptions
 from cgc.evaluation.perturbation import Perturbation
@@ -68,9 +67,10 @@ def evaluate(
         raise ValueError(f"{', '.join(options.metrics)}: needs a model, not only maps")
     run = _Pass(subject, images, options, torch.device(device), on_maps)
     share = processes.share if processes is not None else slice(None)
-    total = len(image_starts(images)[share])
+    loader = run.loader(share)
+    total = sum(map(len, loader.batch_sampler or ()))
     with tqdm(total=total, unit="image", disable=not progress, mininterval=bar_interval()) as bar:
-        for batch in run.loader(share):
+        for batch in loader:
             run.take(batch)
             bar.update(batch.images)
         run.finish()

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from cgc.models.backbones import build_backbone
-from tests.data.boxed_fixture import make_image, voc, voc_object
+from tests.data.boxed_fixture import voc, voc_object
+from tests.data.images import save_photograph
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,9 +34,7 @@ def test_two_processes_give_the_rows_of_one(tmp_path):
     (data / "annotation").mkdir(parents=True)
     for index in range(7):
         name, other = ("cat", "dog") if index % 2 else ("dog", "cat")
-        make_image(
-            data / "val" / f"{index}.JPEG", ("white", "red", "blue")[index % 3], (60 + 10 * (index % 3), 64)
-        )
+        save_photograph(data / "val" / f"{index}.JPEG", 60 + 10 * (index % 3), 64, index)
         xml = voc(voc_object(name, (1, 1, 20 + index, 30)), voc_object(other, (5, 5, 50, 60)))
         (data / "annotation" / f"{index}.xml").write_text(xml)
     (data / "val" / "6.JPEG").write_bytes(b"gone")
