@@ -20,6 +20,7 @@ import torch
 from cgc.data.boxed_views import ViewSizes, decode_views
 from cgc.data.presets import normalise
 from cgc.metrics.insertion import blurred
+from cgc.models.loading import load_model
 from tests.bright_network import bright_resnet, left_white, profile, save_released
 from tests.data.boxed_fixture import voc, voc_object
 
@@ -225,12 +226,32 @@ def test_coco_pointing_game_and_content_heatmap(work, coco, monkeypatch):
     assert sum(map(len, content["skipped"].values())) == 1  # the third image has no annotation
 
 
+def test_coco_stochastic_pointing_game(work, coco, monkeypatch):
+    resume = save_released(bright_resnet("resnet18", 80), work / "coco2.pth.tar", "resnet18")
+    script = BENCHMARK / "evaluate_coco_gradcam_stochastic_pointinggame.py"
+    content = run(script, monkeypatch, work / "s2.json", *published(coco, resume))
+    assert content["scores"]["spg"]["model"] == pytest.approx(mean(SPG), abs=1e-5)
+    assert content["counted"]["spg"] == 3
+
+
 def test_coco_stochastic_pointing_game_from_another_head(work, coco, checkpoint, monkeypatch, capsys):
     script = BENCHMARK / "evaluate_coco_gradcam_stochastic_pointinggame.py"
     content = run(script, monkeypatch, work / "t.json", *published(coco, checkpoint))
     assert "fresh" in capsys.readouterr().err  # a head of 1000 classes only initialises the network
-    # The fresh head's weight of channel 0 has either sign, so a row's map is as ever, or zero.
-    assert content["counted"]["spg"] + content["zero_maps"] == 3
+    # A class's map is as ever where the fresh head's weight of channel 0 is positive, else zero.
+    head = load_model("resnet18", checkpoint, 80, other_head="initialise").backbone.fc.weight
+    counted = [spg for spg, label in zip(SPG.values(), (0, 1, 0), strict=True) if head[label, 0] > 0]
+    assert (content["counted"]["spg"], content["zero_maps"]) == (len(counted), 3 - len(counted))
+    if counted:
+        assert content["scores"]["spg"]["model"] == pytest.approx(np.mean(counted), abs=1e-5)
+
+
+def test_weightings_differ_where_the_head_lets_them(work, imagenet, checkpoint, monkeypatch):
+    """Behind a max pool the element-wise map is the first largest cell alone, top left; the channel map is as ever."""
+    for name, expected in (("imagenet", 2 / 3), ("finegrained", mean(CH))):
+        script = BENCHMARK / f"evaluate_{name}_gradcam_energy_inside_bbox.py"
+        content = run(script, monkeypatch, work / "m.json", *published(imagenet, checkpoint), "--maxpool")
+        assert content["scores"]["ch"]["model"] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +267,7 @@ def labelled(work):
 )
 def test_insertion_and_deletion(script, work, labelled, checkpoint, monkeypatch):
     monkeypatch.setenv("IMAGENET_DIR", str(labelled))
-    arguments = ["--ckpt-path", checkpoint, "-a", "resnet18", "-j", 0, "--steps", 4, "--trivial-images", 0]
+    arguments = ["--ckpt-path", checkpoint, "-j", 0, "--steps", 4, "--trivial-images", 0]
     content = run(script, monkeypatch, work / "a.json", *arguments)
     named = run(script, monkeypatch, work / "a2.json", "--data", labelled, *arguments)
     assert named["scores"] == content["scores"]

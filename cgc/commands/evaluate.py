@@ -157,7 +157,7 @@ def _load(options: Options, preset: Preset, found: BoxedImages) -> GradCAMModel 
     if only_imagenet and classes != _IMAGENET_CLASSES:
         raise InputError(f"--pretrained has ImageNet's 1000 classes, {options.data} has {classes}")
     return load_model(
-        options.arch,
+        options.arch or (preset.arch if options.checkpoint is None else None),
         options.checkpoint,
         classes,
         pretrained=options.pretrained,

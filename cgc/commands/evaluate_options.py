@@ -126,8 +126,8 @@ def _add_inputs(parser: argparse.ArgumentParser, preset: Preset) -> None:
     if preset.data_option:
         add("--data", dest="named_data", type=Path, metavar="DIR", help="the same ($IMAGENET_DIR)")
     add("--resume", "--ckpt-path", type=Path, metavar="FILE", help="checkpoint to score")
-    arch = "architecture, or timm:NAME; may be left out if the checkpoint tells"
-    add("-a", "--arch", default=preset.arch, help=arch + (f" ({preset.arch})" if preset.arch else ""))
+    known = f"; of --pretrained {preset.arch}" if preset.arch else ""
+    add("-a", "--arch", help=f"architecture, or timm:NAME; may be left out if the checkpoint tells{known}")
     add("--pretrained", action="store_true", help="ImageNet weights, downloaded")
     add("--maxpool", action="store_true", help="global max pooling before the classifier (GC's GMP models)")
 

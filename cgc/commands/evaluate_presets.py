@@ -14,7 +14,7 @@ Weighting = Literal["elementwise", "channel"]
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults of one command. ``metrics`` None: what suits the data.
+    """Defaults of one command. ``metrics`` None: what suits the data. ``arch``: of --pretrained.
 
     ``other_head``: whether a checkpoint of another classifier is refused or only initialises the network, as in the
     published COCO and SwAV scripts. ``data_option``: the folder is named by --data or $IMAGENET_DIR.
