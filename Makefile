@@ -40,6 +40,7 @@ format: $(INSTALLED)  ## rewrite the sources in the project's format
 bench: $(INSTALLED)  ## every benchmark, with the bound it is held against
 	$(PY) benchmarks/loss.py
 	$(PY) benchmarks/step.py
+	$(PY) benchmarks/methods.py
 	$(PY) benchmarks/evaluate.py
 
 clean:  ## remove caches and build products, keep the virtual environment
