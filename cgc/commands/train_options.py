@@ -19,11 +19,14 @@ from cgc.commands.options import (
     seed,
 )
 from cgc.commands.train_presets import WEIGHTS, MethodName, Preset
+from cgc.data.boxed_specs import BOXED_DATASETS
 from cgc.data.specs import DATASETS
-from cgc.engine.optim import DECAY, DECAY_EPOCHS, Schedule
+from cgc.engine.optim import Schedule
 from cgc.engine.runtime import Precision
 from cgc.losses.cgc import Anchor
 
+_LAYOUT = "DATA holds train/CLASS/* and val/CLASS/* (or test/); tiny-imagenet's own layout is read as it is."
+_COCO_LAYOUT = "DATA holds annotations/instances_{train,val}YEAR.json (or any such JSON), and the images."
 MAP_FLOOR = 0.1  # the stable default; docs/departures.md says what it does and why
 
 
@@ -80,7 +83,9 @@ class TrainOptions:
     saliency: Path | None
     missing_mask: Literal["error", "skip", "full"]
     boxes: Path | None
+    negatives: Path | None
     other_head: Literal["refuse", "initialise"]
+    multi_label: bool
 
 
 def parse(argv: Sequence[str] | None, preset: Preset) -> TrainOptions:
@@ -91,10 +96,10 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> TrainOptions:
         arguments.weight *= arguments.image_size**2 if arguments.method == "l2" else 1
     if arguments.schedule is None:
         arguments.schedule = "multistep" if arguments.decay_epochs else preset.schedule
-    arguments.decay_epochs = arguments.decay_epochs or list(DECAY_EPOCHS)
+    arguments.decay_epochs = arguments.decay_epochs or list(preset.decay_epochs)
     if arguments.unlabelled is None and preset.unlabelled:
         arguments.unlabelled = arguments.data / "unlabeled"
-    return TrainOptions(**vars(arguments), other_head=preset.other_head)
+    return TrainOptions(**vars(arguments), other_head=preset.other_head, multi_label=preset.multi_label)
 
 
 def build_parser(preset: Preset) -> argparse.ArgumentParser:
@@ -102,7 +107,7 @@ def build_parser(preset: Preset) -> argparse.ArgumentParser:
     parser = Parser(
         prog=preset.prog,
         description=preset.description,
-        epilog="DATA holds train/CLASS/* and val/CLASS/* (or test/); tiny-imagenet's own layout is read as it is.",
+        epilog=_COCO_LAYOUT if preset.multi_label else _LAYOUT,
     )
     add_data_options(parser, batch_size=preset.batch_size)
     _add_training(parser.add_argument_group("training (published options)"), preset)
@@ -134,9 +139,9 @@ def _add_training(group: argparse._ArgumentGroup, preset: Preset) -> None:
         type=positive_int,
         nargs="+",
         metavar="N",
-        help="with --schedule multistep: times GAMMA after these epochs (12 16)",
+        help=f"with --schedule multistep: times GAMMA after these epochs ({' '.join(map(str, preset.decay_epochs))})",
     )
-    group.add_argument("--gamma", type=positive_float, default=DECAY, help="(default: %(default)s)")
+    group.add_argument("--gamma", type=positive_float, default=preset.gamma, help="(default: %(default)s)")
     group.add_argument("--momentum", type=fraction, default=0.9, help="(default: %(default)s)")
     group.add_argument(
         "--wd",
@@ -148,8 +153,11 @@ def _add_training(group: argparse._ArgumentGroup, preset: Preset) -> None:
     )
     group.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     group.add_argument("--seed", type=seed, default=0, help="of everything random (0)")
+    known = [n for n, spec in BOXED_DATASETS.items() if spec.reader == "coco"]
     group.add_argument(
-        "--dataset", choices=sorted(DATASETS), help="check the number of classes of a known dataset"
+        "--dataset",
+        choices=known if preset.multi_label else sorted(DATASETS),
+        help="check the number of classes of a known dataset",
     )
 
 
@@ -183,7 +191,10 @@ def _add_data(group: argparse._ArgumentGroup, preset: Preset) -> None:
         metavar="DIR",
         help=f"images of any kind whose heatmaps are kept consistent ({default}); cross-entropy is DATA's alone then",
     )
-    group.add_argument("--val", type=Path, metavar="DIR", help="held-out images by class (DATA/val or test)")
+    where = (
+        "held-out images in a folder laid out as DATA" if preset.multi_label else "held-out images by class"
+    )
+    group.add_argument("--val", type=Path, metavar="DIR", help=f"{where} (DATA's)")
     group.add_argument(
         "--saliency",
         type=Path,
@@ -202,11 +213,18 @@ def _add_data(group: argparse._ArgumentGroup, preset: Preset) -> None:
         metavar="DIR",
         help="annotations of training images (VOC XML; tiny-imagenet's own)",
     )
+    group.set_defaults(negatives=None)
+    if preset.multi_label:
+        listed = "images without each category, by extract_negative_image_list.py (from DATA's annotations)"
+        group.add_argument("--negatives", type=Path, metavar="FILE.npz", help=listed)
 
 
 def _add_method(group: argparse._ArgumentGroup, preset: Preset) -> None:
     group.add_argument(
-        "--method", choices=tuple(WEIGHTS), default=preset.method, help="(default: %(default)s)"
+        "--method",
+        choices=("grid",) if preset.multi_label else tuple(WEIGHTS),
+        default=preset.method,
+        help="(default: %(default)s)",
     )
     group.add_argument(
         "-t", "--temperature", type=positive_float, default=0.5, help="τ of the contrast (0.5)"

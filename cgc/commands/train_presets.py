@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cgc.engine.optim import Schedule
+from cgc.engine.optim import DECAY, DECAY_EPOCHS, Schedule
 
 MethodName = Literal["cgc", "baseline", "l2", "grid", "sgc", "energy"]
 
@@ -27,7 +27,8 @@ class Preset:
     """Defaults of one command, from its paper's README.
 
     ``unlabelled``: images without labels are part of the method, by default those in DATA/unlabeled. ``other_head``:
-    a checkpoint of another classifier starts the network instead of being refused.
+    a checkpoint of another classifier starts the network instead of being refused. ``multi_label``: images show several
+    categories, and DATA is in COCO's layout.
     """
 
     prog: str
@@ -40,8 +41,11 @@ class Preset:
     weight: float | None = None
     weight_decay: float = 1e-4
     schedule: Schedule = "step"
+    decay_epochs: tuple[int, ...] = DECAY_EPOCHS
+    gamma: float = DECAY
     unlabelled: bool = False
     other_head: Literal["refuse", "initialise"] = "refuse"
+    multi_label: bool = False
 
 
 _SGC = "Train a classifier with saliency-guided contrastive consistency (SGC), and validate it."
@@ -79,6 +83,20 @@ PRESETS: Mapping[str, Preset] = {
         "train_gcam_grid_consistency.py",
         "Train a classifier with Grad-CAM grid consistency (GC), and validate it.",
         method="grid",
+    ),
+    "multi-grid": Preset(
+        "train_gcam_multiclass_grid_consistency.py",
+        "Train a classifier of several labels with Grad-CAM grid consistency (GC on COCO), and validate it.",
+        method="grid",
+        epochs=36,
+        lr=0.01,
+        weight=1.0,
+        weight_decay=5e-4,
+        schedule="multistep",
+        decay_epochs=(24, 30),
+        gamma=0.1,
+        other_head="initialise",
+        multi_label=True,
     ),
     "sgc": Preset("train_eval_sgc.py", _SGC, method="sgc", batch_size=192, epochs=200, lr=0.01),
     "semi-sgc": _one_percent(

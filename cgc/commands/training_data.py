@@ -6,7 +6,15 @@ from pathlib import Path
 
 from cgc.commands.train_options import TrainOptions
 from cgc.data.folders import ImageList, open_class_folders, open_split
-from cgc.data.method_views import BoxViews, GridViews, SaliencyQueries, SaliencyViews
+from cgc.data.method_views import (
+    BoxViews,
+    GridViews,
+    MultiLabelGridViews,
+    SaliencyQueries,
+    SaliencyViews,
+    StretchedViews,
+)
+from cgc.data.multi_label import open_distractors, open_multi_label
 from cgc.data.presets import resize_size
 from cgc.data.saliency import MaskFolder, RegionMasks, SaliencyMasks
 from cgc.data.training_boxes import as_boxed_images, read_training_boxes
@@ -25,22 +33,46 @@ class TrainingData:
     def __init__(self, options: TrainOptions, pin_memory: bool) -> None:
         self.options, self.pin_memory = options, pin_memory
         self.notes: list[str] = []
-        self.train = open_split(options.data, "train", dataset=options.dataset)
-        self.classes = self.train.classes
-        held_out = (
-            open_split(options.data, "val", dataset=options.dataset, classes=self.classes)
-            if options.val is None
-            else open_class_folders(options.val, self.classes)
-        )
-        self.resize = options.resize_size or resize_size(options.image_size)
+        self.held_out: EvalViews
+        self.views: EvalViews
         try:
-            self.held_out = EvalViews(held_out, options.image_size, self.resize)
-            self.views = self._views()
+            self.classes = self._open_several_labels() if options.multi_label else self._open_classes()
         except ValueError as error:
             raise InputError(str(error)) from error
-        self.held_out_loader = self._loader(self.held_out, SeededSampler(len(held_out), shuffle=False))
+        self.held_out_loader = self._loader(self.held_out, SeededSampler(len(self.held_out), shuffle=False))
         labelled = self._loader(self.views, SeededSampler(len(self.views), seed=options.seed))
         self.loader: ViewLoader | PairedLoader = self._paired(labelled) if options.unlabelled else labelled
+
+    def _open_classes(self) -> tuple[str, ...]:
+        options = self.options
+        self.train = open_split(options.data, "train", dataset=options.dataset)
+        classes = self.train.classes
+        held_out = (
+            open_split(options.data, "val", dataset=options.dataset, classes=classes)
+            if options.val is None
+            else open_class_folders(options.val, classes)
+        )
+        self.resize = options.resize_size or resize_size(options.image_size)
+        self.held_out = EvalViews(held_out, options.image_size, self.resize)
+        self.views = self._views()
+        return classes
+
+    def _open_several_labels(self) -> tuple[str, ...]:
+        """COCO's layout: held-out images are stretched to the square, as published."""
+        options, size = self.options, self.options.image_size
+        if options.resize_size is not None:
+            raise InputError("--resize-size: images of several labels are resized to IMAGE_SIZE, not cropped")
+        if options.unlabelled is not None:
+            raise InputError("--unlabeled is for images with one label")
+        train, said = open_multi_label(options.data, "train", dataset=options.dataset)
+        held_out, said_of_held_out = open_multi_label(
+            options.val or options.data, "val", dataset=options.dataset, classes=train.classes
+        )
+        distractors, said_of_distractors = open_distractors(train, options.negatives)
+        self.notes += [*said, *said_of_held_out, *said_of_distractors]
+        self.held_out = StretchedViews(held_out, size)
+        self.views = MultiLabelGridViews(train, size, distractors)
+        return train.classes
 
     def _views(self) -> TrainViews:
         options, size = self.options, self.options.image_size

@@ -16,7 +16,7 @@ from torch import nn
 
 from cgc.commands.train_options import TrainOptions
 from cgc.commands.training_data import TrainingData
-from cgc.commands.training_methods import build_method
+from cgc.commands.training_methods import best_by, build_method, run_validation, validation_step
 from cgc.data.presets import normalise
 from cgc.data.unlabelled import PairedLoader
 from cgc.engine.checkpoint import CheckpointFolder
@@ -25,12 +25,11 @@ from cgc.engine.optim import make_optimizer, make_schedule
 from cgc.engine.progress import LoopOptions, Progress
 from cgc.engine.records import RunRecorder
 from cgc.engine.runtime import StopRequest, in_parallel, pick_device
-from cgc.engine.validation import validate
 from cgc.errors import InputError
 from cgc.gradcam import GradCAMModel
+from cgc.methods.base import Method
 from cgc.methods.semi import check_replicas
-from cgc.methods.validation import ValidationStep
-from cgc.models.backbones import build_backbone, check_image_size
+from cgc.models.backbones import build_backbone, check_image_size, pretrained_classes
 from cgc.models.checkpoint_layouts import (
     Checkpoint,
     load_weights,
@@ -61,7 +60,7 @@ class TrainingRun:
         for note in self.data.notes:
             print(note, file=sys.stderr)
         self.model = self._build_model()
-        self.validation = in_parallel(ValidationStep(self.model), self.device, options.amp)
+        self.validation = in_parallel(validation_step(self.model, options), self.device, options.amp)
         if options.compile and isinstance(self.validation, nn.DataParallel):
             raise InputError("--compile runs on one GPU: pick it with --gpu N")
 
@@ -74,6 +73,15 @@ class TrainingRun:
             pretrained=options.pretrained and self.checkpoint is None,
             maxpool=options.maxpool,
         )
+        if (
+            options.pretrained
+            and self.checkpoint is None
+            and pretrained_classes(self.arch) != len(self.classes)
+        ):
+            print(
+                f"{self.arch}: published weights, fresh classifier of {len(self.classes)} classes",
+                file=sys.stderr,
+            )
         self.starts_anew = options.new_head
         if self.checkpoint is not None:
             if options.other_head == "initialise":
@@ -120,14 +128,9 @@ class TrainingRun:
         return 0
 
     def _validate(self) -> tuple[dict[str, float], list[str]]:
-        return validate(
-            self.validation,
-            self.data.held_out_loader,
-            self.device,
-            image_size=self.options.image_size,
-            temperature=self.options.temperature,
-            strict=self.options.strict,
-            stop=self.stop,
+        loader = self.data.held_out_loader
+        return run_validation(
+            self.validation, loader, len(self.classes), self.device, self.options, self.stop
         )
 
     def train(self) -> int:
@@ -219,12 +222,8 @@ class TrainingRun:
             if hasattr(method, "weight"):
                 method.weight = options.weight * share  # type: ignore[assignment]
 
-        wrapped = in_parallel(method, self.device, options.amp)
-        if isinstance(wrapped, nn.DataParallel) and isinstance(self.data.loader, PairedLoader):
-            unlabelled = self.data.loader.unlabelled_batch_size
-            check_replicas(len(self.data.views), options.batch_size, unlabelled, len(wrapped.device_ids))
         return Trainer(
-            wrapped,
+            self._in_parallel(method),
             self.model,
             optimizer,
             schedule,
@@ -244,7 +243,15 @@ class TrainingRun:
             validate=self._validate,
             prepare=method.prepare,
             set_weight=set_weight,
+            best_by=best_by(options),
         )
+
+    def _in_parallel(self, method: Method) -> nn.Module:
+        wrapped = in_parallel(method, self.device, self.options.amp)
+        if isinstance(wrapped, nn.DataParallel) and isinstance(self.data.loader, PairedLoader):
+            unlabelled = self.data.loader.unlabelled_batch_size
+            check_replicas(len(self.data.views), self.options.batch_size, unlabelled, len(wrapped.device_ids))
+        return wrapped
 
     def _state(self) -> dict[str, Any]:
         """The parts of a checkpoint that do not belong to the loop, in the released layout."""
@@ -273,6 +280,7 @@ class TrainingRun:
             "method": self.options.method,
             "arch": self.arch,
             "completed": completed,
+            "best_by": best_by(self.options),
             "best_acc1": progress.best_acc1,
             **last,
             "epoch": progress.epoch,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cgc.data.decode import UnreadableImage, decode_rgb
 from cgc.data.folders import ImageList
+from cgc.data.multi_label import Distractors, MultiLabelImages
 from cgc.data.seeding import mix_seed
 from cgc.data.view_boxes import boxes_in_view
 from cgc.data.views import EvalViews, Sample, TrainViews, draw_window, random_view, to_tensor
@@ -99,7 +100,7 @@ class GridViews(TrainViews):
         samples = super().__getitems__(items)
         if isinstance(samples, InputError):
             return samples
-        labels = np.array([sample.label for sample in samples])
+        labels = np.array([int(sample.label) for sample in samples])
         others = [int(np.count_nonzero(labels != label)) for label in labels]
         try:
             return [
@@ -113,7 +114,7 @@ class GridViews(TrainViews):
         generator = torch.Generator().manual_seed(mix_seed(seed, _DISTRACTORS))
         views, unreadable = [], list(sample.unreadable)
         for _ in range(_TRIES):
-            index = self._of_another_class(sample.label, generator)
+            index = self._of_another_class(int(sample.label), generator)
             try:
                 image = decode_rgb(self.images.path(index))
             except UnreadableImage as error:
@@ -130,3 +131,64 @@ class GridViews(TrainViews):
         if place >= self._first[label]:
             place += int(self.counts[label])
         return int(self._by_class[place])
+
+
+class StretchedViews(EvalViews):
+    """`query` views of images with several labels, resized to S×S whatever their shape, and multi-hot labels."""
+
+    def __init__(self, images: MultiLabelImages, image_size: int) -> None:
+        super().__init__(images.images, image_size, image_size)
+        self.present_NK = images.present_NK
+
+    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+        size = (self.image_size, self.image_size)
+        query = to_tensor(image.resize(size, Image.Resampling.BILINEAR))
+        return Sample(None, query, torch.from_numpy(self.present_NK[index]), index)
+
+
+class MultiLabelGridViews(StretchedViews):
+    """Views for composites of images with several labels: each item draws one of its categories, and brings three
+    images that do not contain it.
+
+    An item all of whose categories are in nearly every image, or for which no three distractors can be read, brings
+    its category alone: the batch may have three for it.
+    """
+
+    def __init__(self, images: MultiLabelImages, image_size: int, distractors: Distractors) -> None:
+        super().__init__(images, image_size)
+        self.distractors = distractors
+
+    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+        xe = to_tensor(random_view(image, self.image_size, torch.Generator().manual_seed(seed)))
+        return super()._sample(image, index, seed)._replace(xe=xe)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        sample = super().__getitem__(item)
+        generator = torch.Generator().manual_seed(mix_seed(item[1], _DISTRACTORS))
+        present_K = self.present_NK[sample.used]
+        explicable = np.flatnonzero(present_K & self.distractors.usable_K)
+        if not len(explicable):
+            return sample._replace(category=int(np.argmax(present_K)))
+        category = int(explicable[int(torch.randint(len(explicable), (), generator=generator))])
+        views, unreadable = self._views_without(category, generator)
+        return sample._replace(
+            category=category,
+            distractors=torch.stack(views) if len(views) == 3 else None,
+            unreadable=(*sample.unreadable, *unreadable),
+        )
+
+    def _views_without(self, category: int, generator: torch.Generator) -> tuple[list[Tensor], list[str]]:
+        """Three views, or fewer if that many cannot be read, and what could not be."""
+        views: list[Tensor] = []
+        unreadable: list[str] = []
+        candidates = min(_TRIES, self.distractors.count(category))
+        for index in self.distractors.draw(category, candidates, generator):
+            try:
+                image = decode_rgb(self.images.path(index))
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+                continue
+            views.append(to_tensor(random_view(image, self.image_size, generator)))
+            if len(views) == 3:
+                break
+        return views, unreadable

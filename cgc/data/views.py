@@ -49,18 +49,20 @@ MAX_UNREADABLE_IN_A_ROW = 32
 class Sample(NamedTuple):
     """One item. Views are (S, S, 3) uint8, as Pillow lays them out; `used` is the image really read.
 
-    What only some methods need: `saliency` (S, S) uint8 of the query, `boxes` (B, 4) on the `xe` view, and views of
-    other images, `distractors` (3, S, S, 3).
+    `label` is a (K,) bool tensor where images have several. What only some methods need: `saliency` (S, S) uint8 of
+    the query, `boxes` (B, 4) on the `xe` view, and views of other images, `distractors` (3, S, S, 3), without the
+    `category` (where there are several labels: one of the image's own).
     """
 
     xe: Tensor | None
     query: Tensor
-    label: int
+    label: int | Tensor
     used: int
     unreadable: tuple[str, ...] = ()
     saliency: Tensor | None = None
     boxes: Tensor | None = None
     distractors: Tensor | None = None
+    category: int | None = None
 
 
 class Batch(NamedTuple):
@@ -68,13 +70,16 @@ class Batch(NamedTuple):
 
     xe: Tensor | None  # (N, 3, S, S) uint8; None from EvalViews
     query: Tensor  # (N, 3, S, S) uint8
-    labels: Tensor  # (N,) int64
+    labels: Tensor  # (N,) int64, or (N, K) bool
     indices: Tensor  # (N,) int64
     unreadable: list[str]
     saliency: Tensor | None = None  # (N, S, S) uint8, 1 on the foreground of the query
     boxes: Tensor | None = None  # (N, B, 4) int64 on the xe view, empty ones 0 0 -1 -1
     distractors: Tensor | None = None  # (M, 3, 3, S, S) uint8: views for the composites of these images
     distractor_rows: Tensor | None = None  # (M,) int64
+    category: Tensor | None = (
+        None  # (N,) int64, what the distractors were chosen for, where there are several labels
+    )
 
 
 def query_view(image: Image.Image, size: int, resize: int) -> Image.Image:
@@ -186,23 +191,25 @@ def _collate(samples: list[Sample] | InputError) -> Batch | _Failure:
     return Batch(
         torch.stack(xe).permute(0, 3, 1, 2) if xe else None,
         torch.stack([sample.query for sample in samples]).permute(0, 3, 1, 2),
-        torch.tensor([sample.label for sample in samples]),
+        torch.stack([torch.as_tensor(sample.label) for sample in samples]),
         torch.tensor([sample.used for sample in samples]),
         [line for sample in samples for line in sample.unreadable],
         *_extras(samples),
     )
 
 
-def _extras(samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+def _extras(samples: Sequence[Sample]) -> tuple[Tensor | None, ...]:
     """The fields of a batch that only some methods need."""
     saliency = [sample.saliency for sample in samples if sample.saliency is not None]
     boxes = [sample.boxes for sample in samples if sample.boxes is not None]
+    categories = [sample.category for sample in samples if sample.category is not None]
     given = [(row, s.distractors) for row, s in enumerate(samples) if s.distractors is not None]
     return (
         torch.stack(saliency) if saliency else None,
         _padded(boxes) if boxes else None,
         torch.stack([views for _, views in given]).permute(0, 1, 4, 2, 3) if given else None,
         torch.tensor([row for row, _ in given]) if given else None,
+        torch.tensor(categories) if categories else None,
     )
 
 

@@ -37,7 +37,8 @@ class Trainer:
     ``method`` is the module to call (DataParallel-wrapped or not), ``prepare`` gives its inputs from a batch on the
     device and a generator, ``model`` is what it trains; ``state`` gives the
     parts of a checkpoint that are not the loop's (weights, arch, classes), ``validate`` figures with
-    ``val_top1`` in percent and the unreadable images, ``set_weight`` sets λ to a share of its value for the warm-up.
+    ``best_by`` (above -1, the more the better) and the unreadable images, ``set_weight`` sets λ to a share of its value
+    for the warm-up.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Trainer:
         validate: Callable[[], tuple[dict[str, float], list[str]]],
         prepare: Callable[[Any, torch.Generator], tuple[Tensor, ...]],
         set_weight: Callable[[float], None] = lambda share: None,
+        best_by: str = "val_top1",
     ) -> None:
         assert isinstance(loader.sampler, SeededSampler)
         assert loader.batch_size is not None
@@ -64,6 +66,7 @@ class Trainer:
         self.folder = folder
         self.recorder: RunRecorder | None = None
         self.state, self.validate, self.prepare, self.set_weight = state, validate, prepare, set_weight
+        self.best_by = best_by
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
         self.progress = Progress()
         self._in_step = False
@@ -162,8 +165,10 @@ class Trainer:
         for name, value in outputs.items():
             if name != "logits":
                 totals.add(name, value)
-        totals.add("top1", outputs["logits"].argmax(dim=1) == labels)
-        totals.add("samples", torch.ones_like(labels))
+        first_N = outputs["logits"].argmax(dim=1)
+        several = labels.dim() == 2  # then the first prediction should be one of them
+        totals.add("top1", labels.gather(1, first_N[:, None]) if several else first_N == labels)
+        totals.add("samples", torch.ones(len(labels), device=labels.device))
         totals.add("steps", torch.ones((), device=norm.device))
         usable = norm.isfinite()
         totals.add("spoilt", ~usable)
@@ -208,8 +213,8 @@ class Trainer:
         self._note_unreadable(unreadable)
         progress.seconds += time.perf_counter() - started
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
-        best = figures["val_top1"] > progress.best_acc1
-        progress.best_acc1 = max(progress.best_acc1, figures["val_top1"])
+        best = figures[self.best_by] > progress.best_acc1
+        progress.best_acc1 = max(progress.best_acc1, figures[self.best_by])
         row = {
             "epoch": progress.epoch,
             "lr": self.progress.lr,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +95,12 @@ def test_trains_continues_and_is_evaluated(
         step(self, batch, totals)
         done[0] += 1
         if done[0] == 4:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted)
-        train(data, *words, save_dir=parts, preset=preset)
-    latest = sorted(parts.glob("checkpoint_*.pth.tar"))[-1]
+        assert train(data, *words, save_dir=parts, preset=preset) == 130
+    latest = parts / "checkpoint_001_step000001.pth.tar"
     assert train(data, *words, "--resume", latest, save_dir=parts, preset=preset) == 0
     assert training_differences(whole / "checkpoint_002.pth.tar", parts / "checkpoint_002.pth.tar") == []
     assert rows(whole) == rows(parts)
