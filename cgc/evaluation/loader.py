@@ -1,7 +1,7 @@
 """What loading processes prepare for the evaluation: views, regions and the scores of trivial maps.
 
-Legend: a batch has N images of one resized size and M rows (image, class), M ≥ N; ``owners`` maps rows to images. Rows
-of images of one original size form a group of G, whose maps are scored at that size (H, W) together.
+Legend: a batch has N images of one resized size and M rows (image, class), M ≥ N; ``owners`` maps rows to images. G
+rows whose images are alike in size share a frame (H, W), and are scored together.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from cgc.metrics.baselines import centre_gaussian_map
 from cgc.metrics.maps import mass_inside, near_region, peak, region_mask
 from cgc.metrics.pointing_game import scaled_tolerance
 
+_PIXELS_AT_ONCE = 2**25
+
 # A map from elsewhere for one row, (h, w); raises MapProblem.
 LoadMap = Callable[[BoxedImage], Tensor]
 
@@ -37,14 +39,16 @@ class Failure(NamedTuple):
     what: str
 
 
-class SizeGroup(NamedTuple):
-    """Rows of one original size: their positions in the batch, regions (G, H, W) bool, trivial maps' scores.
+class Frame(NamedTuple):
+    """Rows whose images are scored together, each top left in a frame (H, W) that holds the largest of them.
 
-    ``uniform_G3`` and ``gaussian_G3`` are CH, PG and SPG, float64. ``tolerances`` are pixels.
+    Positions in the batch; ``sizes`` (height, width) of the images; regions (G, H, W) bool, false outside of the image;
+    ``uniform_G3`` and ``gaussian_G3``, CH, PG and SPG of the trivial maps, float64; ``tolerances`` in pixels.
     """
 
     size: tuple[int, int]
     positions: list[int]
+    sizes: list[tuple[int, int]]
     inside_GHW: Tensor
     near_GHW: Tensor
     uniform_G3: Tensor
@@ -53,10 +57,11 @@ class SizeGroup(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """A group in a packed batch."""
+    """A frame in a packed batch."""
 
     size: tuple[int, int]
     positions: list[int]
+    sizes: list[tuple[int, int]]
     tolerances: list[float]
 
 
@@ -73,24 +78,22 @@ class EvaluationBatch(NamedTuple):
     owners: list[int]
     failed: list[Failure]
     layouts: list[_Layout]
-    regions: Tensor  # bool: of each group the insides (G, H, W), then what is near (G, H, W)
-    trivial_M23: Tensor  # float64: uniform and Gaussian, CH, PG and SPG; in the order of the groups
+    regions: Tensor  # bool: of each frame the insides (G, H, W), then what is near (G, H, W)
+    trivial_M23: Tensor  # float64: uniform and Gaussian, CH, PG and SPG; in the order of the frames
     maps: Tensor  # float32
     map_sizes: list[tuple[int, int]]
 
-    def groups(self, device: torch.device | None = None) -> list[SizeGroup]:
-        """The rows of each original size, their regions on the device."""
+    def frames(self, device: torch.device | None = None) -> list[Frame]:
+        """The rows that are scored together, their regions on the device."""
         regions = self.regions if device is None else to_device(self.regions, device)
-        groups, start, row = [], 0, 0
-        for size, positions, tolerances in self.layouts:
+        frames, start, row = [], 0, 0
+        for size, positions, sizes, tolerances in self.layouts:
             count, area = len(positions), size[0] * size[1]
-            both = regions[start : start + 2 * count * area].view(2, count, *size)
-            trivial_G23 = self.trivial_M23[row : row + count]
-            groups.append(
-                SizeGroup(size, positions, both[0], both[1], trivial_G23[:, 0], trivial_G23[:, 1], tolerances)
-            )
+            inside, near = regions[start : start + 2 * count * area].view(2, count, *size)
+            uniform, gaussian = self.trivial_M23[row : row + count].unbind(1)
+            frames.append(Frame(size, positions, sizes, inside, near, uniform, gaussian, tolerances))
             start, row = start + 2 * count * area, row + count
-        return groups
+        return frames
 
     def stored(self) -> list[Tensor]:
         """The rows' maps from elsewhere, if there are any."""
@@ -227,20 +230,46 @@ def _stacked(views: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _packed(rows: Sequence[_Row], sizes: Sequence[tuple[int, int]]) -> tuple[list[_Layout], Tensor, Tensor]:
-    by_size: dict[tuple[int, int], list[int]] = {}
-    for position, size in enumerate(sizes):
-        if rows[position].region is not None:
-            by_size.setdefault(size, []).append(position)
     layouts, masks, trivial = [], [], []
-    for size, positions in by_size.items():
-        regions = [region for position in positions if (region := rows[position].region) is not None]
-        layouts.append(_Layout(size, positions, [region.tolerance for region in regions]))
-        masks += [region.inside_HW.flatten() for region in regions]
-        masks += [region.near_HW.flatten() for region in regions]
+    for size, positions in _framed([None if row.region is None else sizes[m] for m, row in enumerate(rows)]):
+        regions = [region for m in positions if (region := rows[m].region) is not None]
+        own = [sizes[m] for m in positions]
+        layouts.append(_Layout(size, positions, own, [region.tolerance for region in regions]))
+        framed = torch.zeros(2, len(positions), *size, dtype=torch.bool)
+        for g, (region, (height, width)) in enumerate(zip(regions, own, strict=True)):
+            framed[0, g, :height, :width] = region.inside_HW
+            framed[1, g, :height, :width] = region.near_HW
+        masks.append(framed.flatten())
         trivial += [torch.stack([region.uniform_3, region.gaussian_3]) for region in regions]
     if not layouts:
         return [], torch.empty(0, dtype=torch.bool), torch.empty(0, 2, 3, dtype=torch.float64)
     return layouts, torch.cat(masks), torch.stack(trivial)
+
+
+def _framed(
+    sizes: Sequence[tuple[int, int] | None],
+) -> list[tuple[tuple[int, int], list[int]]]:
+    """Positions in frames: few, as each costs a device as many calls as any other, but none much larger than its
+    images nor larger than memory likes.
+
+    >>> _framed([(30, 40), (300, 400), None, (40, 30), (28, 40)])
+    [((300, 400), [1]), ((40, 40), [0, 3, 4])]
+    """
+    ordered = sorted(
+        ((size, m) for m, size in enumerate(sizes) if size is not None),
+        key=lambda each: -each[0][0] * each[0][1],
+    )
+    frames: list[tuple[tuple[int, int], list[int]]] = []
+    for (height, width), m in ordered:
+        if frames:
+            (frame_height, frame_width), members = frames[-1]
+            frame = (max(frame_height, height), max(frame_width, width))
+            area = frame[0] * frame[1]
+            if area <= 2 * height * width and area * (len(members) + 1) <= _PIXELS_AT_ONCE:
+                frames[-1] = (frame, [*members, m])
+                continue
+        frames.append(((height, width), [m]))
+    return frames
 
 
 def evaluation_loader(

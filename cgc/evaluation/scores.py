@@ -1,11 +1,11 @@
 """The scores of one batch, as columns on the device. NaN: does not count, or was not measured.
 
-Legend: N images, M rows (image, class), G rows of one original size (H, W), K classes.
+Legend: N images, M rows (image, class), G rows of a frame (H, W), K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,15 +13,14 @@ from torch import Tensor
 from cgc.data.boxes import BoxedImage
 from cgc.data.views import mix_seed
 from cgc.engine.transfer import to_device
-from cgc.evaluation.loader import EvaluationBatch, SizeGroup
+from cgc.evaluation.loader import EvaluationBatch, Frame
 from cgc.evaluation.options import LOCALISATION
 from cgc.metrics.accuracy import label_ranks
 from cgc.metrics.baselines import random_map
-from cgc.metrics.maps import masses_inside, peaks, resized_maps, zero_maps
+from cgc.metrics.maps import framed_maps, masses_inside, peaks, zero_maps
 from cgc.metrics.pointing_game import stochastic_pointing_game
 
 Columns = dict[str, Tensor]
-_PIXELS_AT_ONCE = 2**25
 
 
 def classification_columns(
@@ -67,13 +66,12 @@ def localisation_columns(
         maps = [to_device(map_hw, device) for map_hw in maps]
         zero_M = torch.stack([zero_maps(map_hw[None])[0] for map_hw in maps])
         finite_M = torch.stack([torch.isfinite(map_hw).all() for map_hw in maps])
-    for group in batch.groups(device):
-        uniform_M3[group.positions], gaussian_M3[group.positions] = group.uniform_G3, group.gaussian_G3
-        for part in _parts(group):
-            positions = to_device(torch.tensor(part.positions), device)
-            noise = random_maps([(tuple(maps[i].shape), batch.rows[i]) for i in part.positions], seed, device)
-            scores_M3[positions] = _scores(_full([maps[i] for i in part.positions], part.size), part)
-            random_M3[positions] = _scores(_full(noise, part.size), part)
+    for frame in batch.frames(device):
+        uniform_M3[frame.positions], gaussian_M3[frame.positions] = frame.uniform_G3, frame.gaussian_G3
+        positions = to_device(torch.tensor(frame.positions), device)
+        noise = random_maps([(tuple(maps[i].shape), batch.rows[i]) for i in frame.positions], seed, device)
+        scores_M3[positions] = _scores([maps[i] for i in frame.positions], frame)
+        random_M3[positions] = _scores(noise, frame)
     if samples is not None:
         scores_M3[:, 2] = _sampled(batch, maps, images, samples, seed).to(scores_M3)
     if skip_zero_maps:
@@ -99,37 +97,20 @@ def _precise(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _parts(group: SizeGroup) -> Iterator[SizeGroup]:
-    """The group in parts of bounded memory."""
-    step = max(1, _PIXELS_AT_ONCE // (group.size[0] * group.size[1]))
-    for start in range(0, len(group.positions), step):
-        part = slice(start, start + step)
-        yield SizeGroup(
-            group.size,
-            group.positions[part],
-            group.inside_GHW[part],
-            group.near_GHW[part],
-            group.uniform_G3[part],
-            group.gaussian_G3[part],
-            group.tolerances[part],
-        )
-
-
-def _full(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Maps at the image's size, (G, H, W); those of zeros are exactly uniform."""
-    if len({map_hw.shape for map_hw in maps}) == 1:
-        return resized_maps(torch.stack(list(maps)), size)
-    return torch.cat([resized_maps(map_hw[None], size) for map_hw in maps])
-
-
-def _scores(full_GHW: Tensor, group: SizeGroup) -> Tensor:
+def _scores(maps: Sequence[Tensor], frame: Frame) -> Tensor:
     """CH, PG and SPG, (G, 3)."""
-    inside_GHW, near_GHW = group.inside_GHW, group.near_GHW
+    device = frame.inside_GHW.device
+    sizes_G2 = to_device(torch.tensor(frame.sizes), device)
+    if len({map_hw.shape for map_hw in maps}) == 1:
+        full_GHW = framed_maps(torch.stack(list(maps)), sizes_G2, frame.size)
+    else:
+        each = zip(maps, sizes_G2[:, None], strict=True)
+        full_GHW = torch.cat([framed_maps(map_hw[None], size, frame.size) for map_hw, size in each])
     peak_G2 = peaks(full_GHW)
-    hit_G = near_GHW[torch.arange(len(full_GHW), device=full_GHW.device), peak_G2[:, 0], peak_G2[:, 1]]
-    masses = masses_inside(full_GHW, inside_GHW), masses_inside(full_GHW, near_GHW)
-    dtype = _precise(full_GHW.device)
-    return torch.stack([masses[0].to(dtype), hit_G.to(dtype), masses[1].to(dtype)], dim=1)
+    hit_G = frame.near_GHW[torch.arange(len(maps), device=device), peak_G2[:, 0], peak_G2[:, 1]]
+    dtype = _precise(device)
+    inside_G, near_G = (masses_inside(full_GHW, mask) for mask in (frame.inside_GHW, frame.near_GHW))
+    return torch.stack([inside_G.to(dtype), hit_G.to(dtype), near_G.to(dtype)], dim=1)
 
 
 def _sampled(
@@ -141,14 +122,14 @@ def _sampled(
 ) -> Tensor:
     """The stochastic pointing game by drawn points, (M,); the draws of a row depend on the seed and its place alone."""
     values = torch.full((len(batch.rows),), torch.nan, dtype=torch.float64)
-    for group in batch.groups():
-        for i, tolerance in zip(group.positions, group.tolerances, strict=True):
+    for layout in batch.layouts:
+        for i, size, tolerance in zip(layout.positions, layout.sizes, layout.tolerances, strict=True):
             if not torch.isfinite(maps[i]).all():
                 continue
             values[i] = stochastic_pointing_game(
                 maps[i].cpu(),
                 images[batch.rows[i]].region,
-                group.size,
+                size,
                 tolerance=tolerance,
                 samples=samples,
                 generator=torch.Generator().manual_seed(mix_seed(seed, batch.rows[i])),

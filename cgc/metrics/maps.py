@@ -94,6 +94,44 @@ def resized_maps(maps_hw: Tensor, image_size: tuple[int, int]) -> Tensor:
     return (full_HW / total).masked_fill(flat, 1.0 / math.prod(image_size))
 
 
+def framed_maps(maps_Nhw: Tensor, sizes_N2: Tensor, frame: tuple[int, int]) -> Tensor:
+    """``resized_maps`` for images of different sizes at once: (N, h, w) to (N, H, W), zero outside of each image.
+
+    ``sizes_N2``: height and width of each image, at most those of the ``frame`` (H, W), which they share top left.
+    """
+    maps_Nhw = scaled_maps(maps_Nhw.detach()).float()
+    low, high = maps_Nhw.amin(dim=(-2, -1)), maps_Nhw.amax(dim=(-2, -1))
+    full_NHW, own_NHW = maps_Nhw, None
+    for dim in (2, 1):
+        first, second, share, inside = _taps_each(
+            maps_Nhw.shape[dim], sizes_N2[:, dim - 1], frame[dim - 1], maps_Nhw
+        )
+        index = (slice(None), None, slice(None)) if dim == 2 else (slice(None), slice(None), None)
+        shape = [*full_NHW.shape]
+        shape[dim] = frame[dim - 1]
+        one, other = (full_NHW.gather(dim, taps[index].expand(shape)) for taps in (first, second))
+        full_NHW = one.lerp(other, share[index].expand(shape))
+        own_NHW = inside[index] if own_NHW is None else own_NHW & inside[index]
+    assert own_NHW is not None
+    full_NHW = full_NHW.masked_fill(~own_NHW, 0)
+    total = _sum(full_NHW)
+    flat = (high <= 0) | (low == high) | (total == 0)
+    full_NHW = full_NHW / total[:, None, None]
+    uniform = own_NHW / sizes_N2.prod(dim=1)[:, None, None]
+    return torch.where(flat[:, None, None], uniform, full_NHW)
+
+
+def _taps_each(
+    cells: int, sides_N: Tensor, longest: int, like: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``_taps`` for sides of different length, (N, longest) each, and which pixels are within the side."""
+    pixel, side = torch.arange(longest, device=like.device)[None], sides_N[:, None]
+    place = ((2 * pixel + 1) * cells - side).clamp(min=0).minimum(2 * side * (cells - 1))
+    low = place // (2 * side)
+    share = (place % (2 * side)).to(like.dtype) / (2 * side)
+    return low, (low + 1).clamp(max=cells - 1), share, pixel < side
+
+
 def full_size_map(map_hw: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Resize bilinearly (align_corners False) to (.., H, W), normalise to sum 1; zeros become a uniform map.
 

@@ -66,14 +66,19 @@ def test_every_row_once_in_batches_of_one_size(images):
 
 def test_regions_and_trivial_scores_are_those_of_the_pure_functions(images):
     for batch in batches(images, Preparation(ViewSizes(), tolerance=4), batch_size=3):
-        for group in batch.groups():
-            for g, position in enumerate(group.positions):
+        for frame in batch.frames():
+            for g, position in enumerate(frame.positions):
                 image = images[batch.rows[position]]
-                assert image.size == group.size
-                assert torch.equal(group.inside_GHW[g], region_mask(image.boxes, image.size))
-                assert torch.equal(group.near_GHW[g], near_region(image.boxes, image.size, 4))
+                height, width = image.size
+                assert image.size == frame.sizes[g]
+                for framed, expected in (
+                    (frame.inside_GHW[g], region_mask(image.boxes, image.size)),
+                    (frame.near_GHW[g], near_region(image.boxes, image.size, 4)),
+                ):
+                    assert torch.equal(framed[:height, :width], expected)
+                    assert int(framed.sum()) == int(expected.sum())
                 uniform = content_heatmap(torch.ones(1, 1), image.boxes, image.size)
-                assert float(group.uniform_G3[g, 0]) == pytest.approx(uniform, abs=1e-7)
+                assert float(frame.uniform_G3[g, 0]) == pytest.approx(uniform, abs=1e-7)
         assert batch.views == (None, None, None)
 
 
@@ -85,7 +90,7 @@ def test_masks_are_decoded_late_and_their_trouble_is_named(images):
     ]
     [batch] = batches(rows, Preparation(ViewSizes(square=8)))
     assert batch.rows == [0]
-    assert int(batch.groups()[0].inside_GHW.sum()) == int(Circle().decode().sum())
+    assert int(batch.frames()[0].inside_GHW.sum()) == int(Circle().decode().sum())
     assert [(f.row, f.reason) for f in batch.failed] == [(1, "unusable region")]
     assert "run lengths" in batch.failed[0].what
     assert batch.views.square.shape == (1, 3, 8, 8)

@@ -12,6 +12,7 @@ from cgc.metrics.baselines import centre_gaussian_map, random_map, uniform_map
 from cgc.metrics.content_heatmap import content_heatmap
 from cgc.metrics.maps import (
     bilinear,
+    framed_maps,
     full_size_map,
     is_zero_map,
     mass_inside,
@@ -232,3 +233,28 @@ def test_a_random_map_is_a_function_of_seed_and_grid():
     assert float(many.max()) < 1
     # Mean of uniform values: four standard errors of 1/√12/200.
     assert float(many.mean()) == pytest.approx(0.5, abs=4 / 12**0.5 / 200)
+
+
+def test_maps_in_one_frame_are_those_at_their_own_sizes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        n = int(torch.randint(1, 6, (), generator=generator))
+        h, w = torch.randint(1, 9, (2,), generator=generator).tolist()
+        sizes = torch.randint(1, 60, (n, 2), generator=generator)
+        frame = (int(sizes[:, 0].max()) + n, int(sizes[:, 1].max()))
+        maps = torch.rand(n, h, w, generator=generator)
+        maps[0] = 0
+        maps[-1, 0, 0] *= 1e30
+        framed = framed_maps(maps, sizes, frame)
+        assert framed.shape == (n, *frame)
+        for full_HW, map_hw, (height, width) in zip(framed, maps, sizes.tolist(), strict=True):
+            expected = resized_maps(map_hw, (height, width))
+            torch.testing.assert_close(full_HW[:height, :width], expected, rtol=1e-6, atol=1e-9)
+            assert peak(full_HW) == peak(expected)
+            assert not full_HW[height:].any()
+            assert not full_HW[:, width:].any()
+    bad = framed_maps(
+        torch.tensor([[[torch.nan, 1.0]], [[1.0, 2.0]]]), torch.tensor([[2, 2], [2, 3]]), (2, 3)
+    )
+    assert bad[0, :2, :2].isnan().all()
+    assert bad[1].isfinite().all()
