@@ -66,6 +66,8 @@ def run(options: Options, preset: Preset) -> int:
         raise InputError(
             "--maps or --explainer: the heatmaps come from a folder or from the model, not from both"
         )
+    if options.amp != "off" and options.explainer != "gradcam":
+        raise InputError(f"--amp {options.amp}: {options.explainer} computes in float32; leave it out")
     device = own_device(pick_device("cpu" if options.num_gpus == 0 else options.device))
     check_outputs(options)
     found = _subset(_open(options), options.images)
@@ -161,11 +163,22 @@ def _load(options: Options, preset: Preset, found: BoxedImages) -> GradCAMModel 
         options.checkpoint,
         classes,
         pretrained=options.pretrained,
-        image_size=options.input_resize if _settings(options).needs_full_view else options.insertion_size,
+        image_size=_smallest_view(options),
         maxpool=options.maxpool,
         other_head=preset.other_head,
         target_layer=options.layer if options.explainer == "gradcam" else None,
     )
+
+
+def _smallest_view(options: Options) -> int:
+    """Shortest side, in pixels, of what the network will see."""
+    settings = _settings(options)
+    sides = (
+        (options.input_resize, settings.needs_full_view),
+        (options.insertion_size, settings.perturbs),
+        (options.image_size, settings.compares_views),
+    )
+    return min(side for side, seen in sides if seen)
 
 
 def _subject(options: Options, found: BoxedImages, model: GradCAMModel | None) -> Subject:

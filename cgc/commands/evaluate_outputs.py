@@ -31,6 +31,10 @@ def check_outputs(options: Options) -> None:
             if path.exists() and not os.access(path, os.W_OK):
                 raise InputError(f"{path} cannot be written to")
     if options.save_maps is not None:
+        if options.save_maps.resolve() == options.data.resolve():
+            raise InputError(
+                f"--save-maps {options.save_maps}: the images lie there; maps need a folder of their own"
+            )
         _make_folder(options.save_maps)
     if options.save_overlays:
         _make_folder(overlay_folder(options))

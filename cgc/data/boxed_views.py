@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cgc.data.decode import UnreadableImage, decode_rgb
+from cgc.data.image_headers import header_size
 from cgc.data.views import query_view
 
 
@@ -45,11 +46,7 @@ def decode_views(path: Path, size: tuple[int, int], wanted: ViewSizes) -> ImageV
     Raises UnreadableImage for a file that cannot be decoded, or that is another image than the size says.
     """
     image = decode_rgb(path)
-    if (image.height, image.width) != tuple(size):
-        # Its boxes were clipped to, and its batch chosen for, the size in the header or the annotation.
-        raise UnreadableImage(
-            path, f"is {image.height}×{image.width} px, its annotation says {size[0]}×{size[1]}"
-        )
+    _same_size(path, (image.height, image.width), size)
     full = square = crop = None
     if wanted.shorter_side is not None:
         full = _pixels(image, resized(size, wanted.shorter_side))
@@ -59,6 +56,22 @@ def decode_views(path: Path, size: tuple[int, int], wanted: ViewSizes) -> ImageV
         shorter, side = wanted.crop
         crop = torch.from_numpy(np.array(query_view(image, side, shorter)))
     return ImageViews(full, square, crop)
+
+
+def check_size(path: Path, size: tuple[int, int]) -> None:
+    """Raises UnreadableImage where the file's header says another (height, width), or nothing."""
+    found = header_size(path)
+    if isinstance(found, str):
+        raise UnreadableImage(path, found)
+    _same_size(path, found, size)
+
+
+def _same_size(path: Path, found: tuple[int, int], annotated: tuple[int, int]) -> None:
+    # Boxes were clipped to, and the batch chosen for, the size in the header or the annotation.
+    if found != tuple(annotated):
+        raise UnreadableImage(
+            path, f"is {found[0]}×{found[1]} px, its annotation says {annotated[0]}×{annotated[1]}"
+        )
 
 
 def _pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from cgc.data.presets import normalise
 from cgc.engine.validation import held_out_transforms
+from cgc.errors import InputError
 from cgc.evaluation.rows import Row
 from cgc.evaluation.subject import Subject
 from cgc.metrics.consistency import consistency
 from cgc.metrics.maps import zero_maps
 from cgc.spatial import SpatialTransform
+
+_MOST_CELLS = 64 * 64  # the maps of all images are kept
 
 
 class ConsistencyPass:
@@ -35,6 +38,10 @@ class ConsistencyPass:
         query_NCHW = normalise(crops_u8)
         assert subject.explain is not None
         logits_NK, query_maps = subject.explain(query_NCHW)
+        if query_maps[0].numel() > _MOST_CELLS:
+            raise InputError(
+                "consistency compares maps of a feature grid; this explainer's have the image's size"
+            )
         _, augmented_maps = subject.explain(transform(query_NCHW), logits_NK.argmax(1))
         self.rows += rows
         self.packed.append(packed_N5)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cgc.data.boxed_views import ImageViews, ViewSizes, decode_views, resized, size_batches
+from cgc.data.boxed_views import ImageViews, ViewSizes, check_size, decode_views, resized, size_batches
 from cgc.data.boxes import BoxedImage
 from cgc.data.decode import UnreadableImage
 from cgc.data.views import start_worker
@@ -158,7 +158,9 @@ class EvaluationSet(Dataset[_Item]):
         nothing = ImageViews(None, None, None)
         try:
             views = nothing
-            if self.preparation.views != ViewSizes():
+            if self.preparation.views == ViewSizes():
+                check_size(first.path, first.size)
+            else:
                 views = decode_views(first.path, first.size, self.preparation.views)
         except UnreadableImage as error:
             failed = [Failure(row, "unreadable image", str(error)) for row in range(start, stop)]

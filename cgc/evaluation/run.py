@@ -118,7 +118,12 @@ class _Pass:
         )
         return evaluation_loader(
             self.images,
-            Preparation(views, options.localises, options.tolerance, self.subject.load_map),
+            Preparation(
+                views,
+                options.localises,
+                options.tolerance,
+                self.subject.load_map if options.localises or options.perturbs else None,
+            ),
             batch_size=options.batch_size,
             workers=options.workers,
             pin_memory=self.device.type == "cuda",

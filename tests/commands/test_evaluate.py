@@ -14,6 +14,9 @@ from PIL import Image
 
 from cgc.commands import evaluate
 from cgc.commands.evaluate import main
+from cgc.data.boxed_views import ViewSizes
+from cgc.data.boxes import BoxedImage
+from cgc.evaluation.loader import Preparation, evaluation_loader
 from cgc.models.backbones import build_backbone
 from cgc.models.loading import load_model
 from tests.data.boxed_fixture import scored_folder
@@ -231,3 +234,33 @@ def test_names_that_are_no_text_do_not_end_a_run(arguments, folder, tmp_path, ca
         for names in json.loads((tmp_path / "scores.json").read_text())["skipped"].values()
         for name in names
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--amp", "bf16", "--explainer", "rise"], "rise computes in float32"),
+        (["--save-maps", "DATA"], "the images lie there"),
+        (["-a", "alexnet", "--metrics", "insertion", "--insertion-size", "24"], "24 px"),
+        (
+            ["--metrics", "consistency", "--explainer", "rise", "--rise-masks", "4", "--image-size", "80"],
+            "feature grid",
+        ),
+    ],
+)
+def test_combinations_that_mean_nothing_are_one_line(arguments, folder, tmp_path, capsys, more, text):
+    if "alexnet" in more:
+        state = build_backbone("alexnet", 2).state_dict()
+        torch.save({"state_dict": state}, tmp_path / "model.pth.tar")
+    words = [str(folder) if word == "DATA" else word for word in more]
+    assert main([*arguments, *words]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(lines) == 1
+    assert text in lines[0]
+
+
+def test_a_false_size_is_noticed_without_a_model(folder):
+    row = BoxedImage(folder / "val" / "b.JPEG", 0, np.array([[0, 0, 9, 9]]), False, (50, 100))
+    [batch] = evaluation_loader([row], Preparation(ViewSizes()), batch_size=1)
+    assert [failure.reason for failure in batch.failed] == ["unreadable image"]
+    assert "its annotation says 50×100" in batch.failed[0].what
