@@ -27,22 +27,10 @@ _DISTRACTORS = 1  # stream of mix_seed, apart from the item's own views
 _TRIES = 32
 
 
-class SaliencyViews(TrainViews):
-    """Views with the foreground of the query; see :class:`cgc.data.saliency.SaliencyMasks`."""
-
-    def __init__(
-        self, images: ImageList, image_size: int, resize: int | None, foreground: Foreground
-    ) -> None:
-        super().__init__(images, image_size, resize)
-        self.foreground = foreground
-
-    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
-        saliency = self.foreground(index, (image.height, image.width))
-        return super()._sample(image, index, seed)._replace(saliency=saliency)
-
-
 class SaliencyQueries(EvalViews):
-    """Query views of unlabelled images with their foreground."""
+    """Query views, of unlabelled images for instance, with their foreground; see
+    :class:`cgc.data.saliency.SaliencyMasks`.
+    """
 
     def __init__(
         self, images: ImageList, image_size: int, resize: int | None, foreground: Foreground
@@ -53,6 +41,10 @@ class SaliencyQueries(EvalViews):
     def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
         saliency = self.foreground(index, (image.height, image.width))
         return super()._sample(image, index, seed)._replace(saliency=saliency)
+
+
+class SaliencyViews(SaliencyQueries, TrainViews):
+    """Both views, with the foreground of the query."""
 
 
 class BoxViews(TrainViews):
