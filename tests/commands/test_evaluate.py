@@ -20,7 +20,7 @@ from cgc.evaluation.loader import Preparation, evaluation_loader
 from cgc.models.backbones import build_backbone
 from cgc.models.loading import load_model
 from tests.data.boxed_fixture import scored_folder
-from tests.evaluation.test_run import looks_left, subject
+from tests.evaluation.stand_ins import looks_left, subject
 
 
 @pytest.fixture
