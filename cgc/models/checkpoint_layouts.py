@@ -76,6 +76,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         weights = plain_names(tensors)
     except ValueError as error:
         raise InputError(f"{path} is not a usable checkpoint: {error}") from error
+    odd = next((k for k, w in weights.items() if w.layout is not torch.strided or w.is_quantized), None)
+    if odd is not None:
+        raise InputError(f"{path} is not a usable checkpoint: {odd} is sparse or quantised")
     extra = {} if container is None else content
     arch = extra.get("arch")
     return Checkpoint(path, weights, arch if isinstance(arch, str) else None, extra, container)

@@ -315,3 +315,11 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "spoilt.pth")
     with pytest.raises(InputError, match=r"not finite: 1 key .layer2[.]conv1[.]weight"):
         load_weights(build_backbone("resnet_tiny", 3), read_checkpoint(tmp_path / "spoilt.pth"))
+
+
+def test_sparse_weights_are_refused(tmp_path: Path) -> None:
+    state = build_backbone("resnet_tiny", 3).state_dict()
+    state["fc.weight"] = state["fc.weight"].to_sparse()
+    torch.save({"arch": "resnet_tiny", "state_dict": state}, tmp_path / "sparse.pth")
+    with pytest.raises(InputError, match="fc.weight is sparse or quantised"):
+        read_checkpoint(tmp_path / "sparse.pth")
