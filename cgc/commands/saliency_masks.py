@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from cgc.commands.options import Parser, non_negative_int, positive_int, run_command
 from cgc.data.boxed_views import resized, size_batches
-from cgc.data.decode import UnreadableImage, decode_rgb
+from cgc.data.decode import UnreadableImage, decode_data
 from cgc.data.folders import ImageList, open_split
 from cgc.data.image_headers import NoSize, header_sizes
 from cgc.data.presets import normalise, resize_size
@@ -128,7 +128,7 @@ class _Views(Dataset[_Item]):
 
     def __getitem__(self, index: int) -> _Item:
         try:
-            image = decode_rgb(self.images.path(index))
+            image = decode_data(self.images.read(index), self.images.path(index))
         except UnreadableImage as error:
             return _Item(index, None, (0, 0), str(error))
         size = image.height, image.width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,24 @@ class UnreadableImage(Exception):
         return f"{self.path}: {self.reason}"
 
 
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a file. Raises UnreadableImage: whatever went wrong."""
+    path = Path(path)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UnreadableImage(path, "no such file (a dangling link?)") from None
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or str(error)) from error
+
+
 def decode_rgb(path: str | Path) -> Image.Image:
-    """Decode a file to an RGB image, fully loaded, the file closed.
+    """:func:`decode_data` of a file."""
+    return decode_data(read_file(path), path)
+
+
+def decode_data(data: bytes, path: str | Path) -> Image.Image:
+    """Decode the bytes of an image file to an RGB image, fully loaded; ``path`` is what to call it in errors.
 
     Grey, CMYK and palette images are converted by Pillow; 16-bit grey keeps its upper eight bits, whatever
     Pillow's version does with it; transparent pixels are laid over white, where ImageFolder would show
@@ -34,22 +50,13 @@ def decode_rgb(path: str | Path) -> Image.Image:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
-            image = Image.open(file)
-            image.load()
-            return _to_rgb(image)
-    except FileNotFoundError:
-        raise UnreadableImage(path, "no such file (a dangling link?)") from None
-    except OSError as error:
-        raise UnreadableImage(path, _reason(path, error)) from error
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        return _to_rgb(image)
+    except UnidentifiedImageError:
+        raise UnreadableImage(path, "not an image" if data else "empty file") from None
     except Exception as error:  # decoders raise nearly anything on a damaged file
         raise UnreadableImage(path, " ".join(str(error).split()) or type(error).__name__) from error
-
-
-def _reason(path: Path, error: OSError) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image" if os.path.getsize(path) else "empty file"
-    return error.strerror or " ".join(str(error).split())
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cgc.data.decode import read_file
 from cgc.data.specs import dataset_spec
 from cgc.errors import InputError
 
@@ -63,7 +64,12 @@ class ImageList:
         return len(self.paths)
 
     def path(self, index: int) -> Path:
+        """The image's file; what it is called where images lie elsewhere."""
         return self.root / self.paths[index]
+
+    def read(self, index: int) -> bytes:
+        """The bytes of the image's file. Raises UnreadableImage."""
+        return read_file(self.path(index))
 
 
 def open_split(

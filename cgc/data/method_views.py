@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cgc.data.decode import UnreadableImage, decode_rgb
+from cgc.data.decode import UnreadableImage
 from cgc.data.folders import ImageList
 from cgc.data.multi_label import Distractors, MultiLabelImages
 from cgc.data.seeding import mix_seed
@@ -108,7 +108,7 @@ class GridViews(TrainViews):
         for _ in range(_TRIES):
             index = self._of_another_class(int(sample.label), generator)
             try:
-                image = decode_rgb(self.images.path(index))
+                image = self._decode(index)
             except UnreadableImage as error:
                 unreadable.append(str(error))
                 continue
@@ -176,7 +176,7 @@ class MultiLabelGridViews(StretchedViews):
         candidates = min(_TRIES, self.distractors.count(category))
         for index in self.distractors.draw(category, candidates, generator):
             try:
-                image = decode_rgb(self.images.path(index))
+                image = self._decode(index)
             except UnreadableImage as error:
                 unreadable.append(str(error))
                 continue

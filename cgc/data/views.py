@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cgc.data.decode import UnreadableImage, decode_rgb
+from cgc.data.decode import UnreadableImage, decode_data, decode_rgb
 from cgc.data.folders import ImageList
 from cgc.data.presets import resize_size
 from cgc.data.seeding import SeededSampler, mix_seed
@@ -146,7 +146,7 @@ class EvalViews(Dataset[Sample]):
         for offset in range(min(len(self), MAX_UNREADABLE_IN_A_ROW)):
             used = (index + offset) % len(self)
             try:
-                sample = self._sample(decode_rgb(self.images.path(used)), used, seed)
+                sample = self._sample(self._decode(used), used, seed)
             except UnreadableImage as error:
                 unreadable.append(str(error))
                 continue
@@ -159,6 +159,9 @@ class EvalViews(Dataset[Sample]):
             return [self[item] for item in items]
         except InputError as error:
             return error
+
+    def _decode(self, index: int) -> Image.Image:
+        return decode_data(self.images.read(index), self.images.path(index))
 
     def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
         """The item of image ``index``; UnreadableImage takes the next one instead."""
