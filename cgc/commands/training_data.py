@@ -83,7 +83,8 @@ class TrainingData:
             return SaliencyViews(masks.images, size, self.resize, masks)
         if options.method == "energy":
             boxes = read_training_boxes(self.train, options.boxes)
-            self.notes.append(f"{len(boxes)} of {len(self.train)} training images have boxes")
+            boxed = sum(self.train.path(index) in boxes for index in range(len(self.train)))
+            self.notes.append(f"{boxed} of {len(self.train)} training images have boxes")
             return BoxViews(self.train, size, self.resize, boxes)
         return TrainViews(self.train, size, self.resize)
 

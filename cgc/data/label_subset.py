@@ -122,6 +122,10 @@ def write_links(folder: Path, subset: ImageList, beside: Mapping[str, Path]) -> 
                 link.parent.mkdir(parents=True, exist_ok=True)
                 places[link.parent] = _relative(path.parent, link.parent)
             link.symlink_to(os.path.join(places[link.parent], path.name))
+        for name in subset.classes:  # tiny-imagenet keeps its boxes beside the images
+            table, here = subset.root / name / f"{name}_boxes.txt", partial / "train" / name
+            if table.is_file() and here.is_dir():
+                (here / table.name).symlink_to(os.path.join(_relative(table.parent, here), table.name))
         for name, original in beside.items():
             (partial / name).symlink_to(
                 os.path.join(_relative(original.parent, partial), original.name), target_is_directory=True

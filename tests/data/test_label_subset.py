@@ -244,6 +244,16 @@ def test_links_are_relative_and_lead_to_the_originals(tmp_path: Path) -> None:
     assert found.classes == images.classes
 
 
+def test_links_bring_tiny_imagenets_boxes(tmp_path: Path) -> None:
+    images = tree(tmp_path / "data", "n1/images/n1_0.JPEG", "n1/images/n1_1.JPEG", "n2/images/n2_0.JPEG")
+    for name in images.classes:
+        (images.root / name / f"{name}_boxes.txt").write_text(f"{name}_0.JPEG\t1\t2\t3\t4\n")
+    write_links(tmp_path / "few", take(images, [0]), {})
+    boxes = {name: target for name, target in links(tmp_path / "few").items() if name.endswith(".txt")}
+    assert boxes == {"train/n1/n1_boxes.txt": "../../../data/train/n1/n1_boxes.txt"}  # n2 is not there
+    assert (tmp_path / "few" / "train" / "n1" / "n1_boxes.txt").read_text().startswith("n1_0.JPEG")
+
+
 def test_links_hold_where_folders_on_the_way_are_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
