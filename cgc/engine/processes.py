@@ -1,14 +1,15 @@
-"""Several processes, as torchrun starts them, that share one evaluation."""
+"""Several processes, as torchrun starts them, that share one evaluation or one training step."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from cgc.errors import InputError
 
@@ -32,10 +33,41 @@ class Processes:
         dist.all_gather_object(parts, part)
         return parts  # type: ignore[return-value]  # all are there now
 
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Every process's rows (n, ...) in order of rank, (n·size, ...), on every process; n is the same on all.
+
+        Differentiable where ``rows`` requires grad: the gradient of a process's rows is the *sum* of those of all
+        processes' losses. Where each loss is a mean over the process's own rows, and the parameters' gradients are
+        averaged over the processes (DDP), that makes the gradient of the mean over all rows.
+
+        A collective call, backward too: every process has to make it, in the same order among others.
+        """
+        gathered: Tensor = _GatherRows.apply(rows, self.rank, self.size)
+        return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rank: int, size: int) -> Tensor:
+        n = len(rows)
+        ctx.own = slice(rank * n, (rank + 1) * n)
+        gathered = rows.new_empty(size * n, *rows.shape[1:])
+        dist.all_gather(list(gathered.chunk(size)), rows.contiguous())
+        return gathered
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[ctx.own], None, None
+
 
 @contextlib.contextmanager
-def joined_processes(device: torch.device) -> Iterator[Processes | None]:
+def joined_processes(device: torch.device, backend: str | None = None) -> Iterator[Processes | None]:
     """The processes that torchrun started, or None where this one was started alone.
+
+    ``backend``: how they talk; by default NCCL between GPUs and gloo else.
 
     Raises InputError where torchrun's variables are there but the others cannot be reached.
     """
@@ -43,7 +75,7 @@ def joined_processes(device: torch.device) -> Iterator[Processes | None]:
         yield None
         return
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group(backend or ("nccl" if device.type == "cuda" else "gloo"))
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the other processes cannot be reached: {str(error).splitlines()[0]}") from error
     try:

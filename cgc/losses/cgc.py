@@ -1,6 +1,7 @@
 """Consistency between the heatmap of a view and the transformed heatmap of the query image.
 
-Shapes: N batch, M extra negatives, h×w feature grid, S side of the training image.
+Shapes: N batch, n anchors (all of the batch, or some), M batch and extra negatives, h×w feature grid, S side of the
+training image.
 
 Source: Consistent Explanations by Contrastive Learning (CGC, CVPR 2022), section 3. Both losses compare S×S masks
 ``m = up(M) / (sum up(M) + 1e-8) + 1e-8``, the query's one cropped, resized and flipped, each L2-normalised. Since
@@ -20,21 +21,25 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from cgc.losses.masks import (
+    Reduction,
+    anchors,
+    at_least_float32,
+    check_options,
+    contrast,
+    divisors,
+    on_one_scale,
+    reduced,
+)
 from cgc.spatial import SpatialTransform, upsampling_matrix
 
 Anchor = Literal["augmented", "query"]
-Reduction = Literal["mean", "none"]
-
-_EPS = 1e-8  # published: added to the sum and to the normalised mask
-_SMALLEST_SCALE = (
-    1e-20  # a batch of maps below this counts as zero; keeps one over it, and its square, in float32
-)
 
 
 class _Products(NamedTuple):
-    positive_N: Tensor  # a_i · q_i
-    others_NM: Tensor  # anchor · a_j, the extra negatives appended as columns
-    self_N2: Tensor  # a_i · a_i and q_i · q_i: 1 unless a floor shrinks the map
+    positive_n: Tensor  # a_i · q_i
+    others_nM: Tensor  # anchor · a_j, the extra negatives appended as columns
+    self_n2: Tensor  # a_i · a_i and q_i · q_i: 1 unless a floor shrinks the map
 
 
 def cgc_loss(
@@ -47,6 +52,7 @@ def cgc_loss(
     negatives: Tensor | None = None,
     reduction: Reduction = "mean",
     floor: float = 0.0,
+    rows: slice | None = None,
 ) -> Tensor:
     """Contrastive Grad-CAM consistency.
 
@@ -59,25 +65,25 @@ def cgc_loss(
         transform: what turned the query images into the augmented ones.
         temperature: τ > 0.
         anchor: "augmented" as in the released code; "query" as in the paper (negatives q_i·a_j).
-        negatives: (M, h, w) augmented-view maps from elsewhere (other processes, a memory), added for every sample.
+        negatives: (.., h, w) augmented-view maps from elsewhere (a memory, say), added for every sample.
         reduction: "mean" over the batch (the paper sums), or "none" for (N,).
         floor: 0 is the published arithmetic, whose gradient grows as one over the size of a map. A positive value
             divides each map by sqrt(norm² + (floor·r)²) instead of by its norm, r being the batch's mean norm
             (detached): maps much smaller than the rest shrink towards zero similarity, and their gradient stays
             bounded by 1/(floor·r); an ordinary map changes by a relative floor²/2. Ours, in neither paper nor code.
+        rows: take the loss of these n samples only; all others stay their negatives, and part of the batch whose mean
+            norm the floor looks at. For processes that share a batch: each takes its own rows of the gathered maps.
 
-    Returns a scalar, or (N,) for reduction "none". With N = 1 and no negatives the loss is 0.
+    Returns a scalar, or (n,) for reduction "none". With N = 1 and no negatives the loss is 0.
 
     Raises ValueError for unusable arguments.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_options(floor, temperature)
     if anchor not in ("augmented", "query"):
         raise ValueError(f'anchor must be "augmented" or "query", got {anchor!r}')
-    products = _products(query_maps, augmented_maps, transform, negatives, anchor, floor)
-    own_NM = torch.eye(*products.others_NM.shape, dtype=torch.bool, device=products.others_NM.device)
-    scores_NM = torch.where(own_NM, products.positive_N[:, None], products.others_NM) / temperature
-    return _reduce(scores_NM.logsumexp(dim=1) - products.positive_N / temperature, reduction)
+    own = anchors(rows, len(augmented_maps))
+    products = _products(query_maps, augmented_maps, transform, negatives, anchor, floor, own)
+    return reduced(contrast(products.positive_n, products.others_nM, own, temperature), reduction)
 
 
 def l2_consistency_loss(
@@ -87,14 +93,17 @@ def l2_consistency_loss(
     *,
     reduction: Reduction = "mean",
     floor: float = 0.0,
+    rows: slice | None = None,
 ) -> Tensor:
     """The paper's ablation without contrast: ``mean((a - q)²)`` over batch and the S² pixels of the unit-norm masks.
 
     Arguments and errors as in :func:`cgc_loss`. Values lie in [0, 2/S²].
     """
-    products = _products(query_maps, augmented_maps, transform, None, None, floor)
-    squares_N = products.self_N2.sum(dim=1) - 2 * products.positive_N
-    return _reduce(squares_N / transform.size**2, reduction)
+    check_options(floor)
+    own = anchors(rows, len(augmented_maps))
+    products = _products(query_maps, augmented_maps, transform, None, None, floor, own)
+    squares_n = products.self_n2.sum(dim=1) - 2 * products.positive_n
+    return reduced(squares_n / transform.size**2, reduction)
 
 
 def _products(
@@ -104,13 +113,14 @@ def _products(
     negatives: Tensor | None,
     anchor: Anchor | None,
     floor: float,
+    own: slice,
 ) -> _Products:
-    """Inner products of the unit masks; ``others_NM`` is empty for anchor None."""
-    _check(query_maps, augmented_maps, transform, negatives, floor)
+    """Inner products of the ``own`` samples' unit masks; ``others_nM`` is empty for anchor None."""
+    _check(query_maps, augmented_maps, transform, negatives)
     # Autocast would run the products below in half precision.
     with torch.autocast(augmented_maps.device.type, enabled=False):
         n, h, w = augmented_maps.shape
-        query, others = _at_least_float32(query_maps), _at_least_float32(augmented_maps)
+        query, others = at_least_float32(query_maps), at_least_float32(augmented_maps)
         if negatives is not None:
             others = torch.cat([others, negatives.to(others)])
         up_r, up_c = (
@@ -118,54 +128,24 @@ def _products(
             upsampling_matrix(transform.size, w, others),
         )
         view_r, view_c = transform.map_matrices(h, w, others)
-        if floor == 0:
-            query, others = _published_masks(query, up_r, up_c), _published_masks(others, up_r, up_c)
-        else:
-            # Only ratios of sizes matter below: bring the batch to a scale where float32 squares are safe.
-            scale = (query.detach().mean() + others.detach()[:n].mean()).clamp(min=_SMALLEST_SCALE)
-            query, others = query / scale, others / scale
+        query, others = on_one_scale(query, others, up_r, up_c, floor)
 
         seen = (up_r.T @ view_r) @ query @ (up_c.T @ view_c).mT  # ⟨others, seen⟩ = ⟨up others, T(up query)⟩
         gram = (up_r.T @ up_r) @ others @ (up_c.T @ up_c)  # ⟨others, gram⟩ = ⟨up others, up others⟩
         query_sq = (query * ((view_r.mT @ view_r) @ query @ (view_c.mT @ view_c))).sum((1, 2))
         others_sq = (others * gram).sum((1, 2))
-        query_norm, others_norm = _divisors(query_sq, others_sq, n, floor)
+        query_norm, others_norm = divisors(query_sq, others_sq, floor)
 
         a, q, g = others.flatten(1), seen.flatten(1), gram.flatten(1)
         positive_N = (a[:n] * q).sum(1) / (others_norm[:n] * query_norm)
         if anchor == "augmented":
-            others_NM = (g[:n] @ a.T) / (others_norm[:n, None] * others_norm)
+            others_nM = (g[own] @ a.T) / (others_norm[own, None] * others_norm)
         elif anchor == "query":
-            others_NM = (q @ a.T) / (query_norm[:, None] * others_norm)
+            others_nM = (q[own] @ a.T) / (query_norm[own, None] * others_norm)
         else:
-            others_NM = a.new_empty(n, 0)
+            others_nM = a.new_empty(n, 0)
         self_N2 = torch.stack([others_sq[:n] / others_norm[:n] ** 2, query_sq / query_norm**2], dim=1)
-    return _Products(positive_N, others_NM, self_N2)
-
-
-def _published_masks(maps_Nhw: Tensor, up_r: Tensor, up_c: Tensor) -> Tensor:
-    """Divide by the sum of the upsampled map + ε, add ε: the published mask, on the grid."""
-    sums_N = torch.einsum("nhw,h,w->n", maps_Nhw, up_r.sum(0), up_c.sum(0))
-    return maps_Nhw / (sums_N + _EPS)[:, None, None] + _EPS
-
-
-def _divisors(query_sq: Tensor, others_sq: Tensor, n: int, floor: float) -> tuple[Tensor, Tensor]:
-    """What to divide the maps by: their norms, or norms that do not fall under floor × the batch's mean norm."""
-    if floor == 0:
-        return query_sq.sqrt(), others_sq.sqrt()  # at least S·ε: never zero
-    mean_norm = torch.cat([query_sq, others_sq[:n]]).detach().clamp(min=0).sqrt().mean()
-    least_sq = (floor * mean_norm) ** 2 + _EPS**2
-    return (query_sq + least_sq).sqrt(), (others_sq + least_sq).sqrt()
-
-
-def _at_least_float32(maps: Tensor) -> Tensor:
-    return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
-
-
-def _reduce(loss_N: Tensor, reduction: Reduction) -> Tensor:
-    if reduction not in ("mean", "none"):
-        raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
-    return loss_N.mean() if reduction == "mean" else loss_N
+    return _Products(positive_N[own], others_nM, self_N2[own])
 
 
 def _check(
@@ -173,7 +153,6 @@ def _check(
     augmented_maps: Tensor,
     transform: SpatialTransform,
     negatives: Tensor | None,
-    floor: float,
 ) -> None:
     """Shapes only: reading values would stall a GPU."""
     n = len(transform.top)
@@ -181,6 +160,4 @@ def _check(
     if len(shape) != 3 or shape[0] != n or tuple(query_maps.shape) != shape:
         raise ValueError(f"maps must both be ({n}, h, w), got {tuple(query_maps.shape)} and {shape}")
     if negatives is not None and (negatives.dim() != 3 or negatives.shape[1:] != augmented_maps.shape[1:]):
-        raise ValueError(f"negatives must be (M, {shape[1]}, {shape[2]}), got {tuple(negatives.shape)}")
-    if not 0 <= floor < 1:
-        raise ValueError(f"floor must lie in [0, 1), got {floor}")
+        raise ValueError(f"negatives must be (.., {shape[1]}, {shape[2]}), got {tuple(negatives.shape)}")

@@ -10,14 +10,11 @@ mass of an upsampled map ``U_r M U_cᵀ`` inside a region is linear in M, so the
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from cgc.losses.masks import Reduction, at_least_float32, reduced
 from cgc.spatial import upsampling_matrix
-
-Reduction = Literal["mean", "none"]
 
 _SMALLEST = 1e-20  # a map nowhere above this counts as zero; keeps one over it in float32
 
@@ -41,10 +38,8 @@ def energy_loss(
     """
     if maps.dim() != 3:
         raise ValueError(f"maps must be (N, h, w), got {tuple(maps.shape)}")
-    if reduction not in ("mean", "none"):
-        raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
     with torch.autocast(maps.device.type, enabled=False):
-        maps = maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
+        maps = at_least_float32(maps)
         inside_Nhw, total_hw = region_weights(boxes, image_size, maps)
         # Only ratios matter; brought to a largest value of 1, neither sum vanishes or overflows.
         largest_N11 = maps.detach().amax(dim=(1, 2), keepdim=True)
@@ -52,7 +47,7 @@ def energy_loss(
         maps = (maps / largest_N11.masked_fill(zero_N11, 1.0)).masked_fill(zero_N11, 1.0)
         share_N = (maps * inside_Nhw).sum((1, 2)) / (maps * total_hw).sum((1, 2))
         loss_N = (1 - share_N).masked_fill(~has_boxes(boxes, image_size), 0.0)
-    return loss_N.mean() if reduction == "mean" else loss_N
+    return reduced(loss_N, reduction)
 
 
 def region_weights(boxes: Tensor, image_size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,15 +9,11 @@ row-major.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Reduction = Literal["mean", "none"]
-
-_EPS = 1e-8  # published: added to the sum and to the normalised map
+from cgc.losses.masks import EPS, Reduction, at_least_float32, reduced
 
 
 def grid_consistency_loss(
@@ -43,13 +39,11 @@ def grid_consistency_loss(
     CPU, since reading values would stall a GPU) a quadrant outside 0..3.
     """
     _check(positive_maps, composite_maps, quadrant)
-    if reduction not in ("mean", "none"):
-        raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
     with torch.autocast(composite_maps.device.type, enabled=False):
-        positive, composite = (_normalised(_at_least_float32(m)) for m in (positive_maps, composite_maps))
+        positive, composite = (_normalised(at_least_float32(m)) for m in (positive_maps, composite_maps))
         target = _in_quadrant(positive, composite.shape[1], composite.shape[2], quadrant)
         loss_N = (composite - target).abs().mean(dim=(1, 2))
-    return loss_N.mean() if reduction == "mean" else loss_N
+    return reduced(loss_N, reduction)
 
 
 def _in_quadrant(positive_Nhw: Tensor, height: int, width: int, quadrant_N: Tensor) -> Tensor:
@@ -75,11 +69,7 @@ def _resized(maps_Nhw: Tensor, height: int, width: int) -> Tensor:
 
 
 def _normalised(maps_Nhw: Tensor) -> Tensor:
-    return maps_Nhw / (maps_Nhw.sum(dim=(1, 2), keepdim=True) + _EPS) + _EPS
-
-
-def _at_least_float32(maps: Tensor) -> Tensor:
-    return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
+    return maps_Nhw / (maps_Nhw.sum(dim=(1, 2), keepdim=True) + EPS) + EPS
 
 
 def _check(positive_maps: Tensor, composite_maps: Tensor, quadrant: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Consistency between the query's heatmap and that of the query without its background.
 
-Shapes: N batch, M batch and extra negatives, h×w feature grid, S side of the training image, P = S² pixels.
+Shapes: N batch, n anchors (all of the batch, or some), M batch and extra negatives, h×w feature grid, S side of the
+training image, P = S² pixels.
 
 Source: SGC, saliency-guided contrastive consistency (Expert Systems with Applications, 2024). With masks
 ``m = up(X) / (sum up(X) + 1e-8) + 1e-8`` as in :mod:`cgc.losses.cgc`, ``q = m(Q)`` for the query's map Q and
@@ -9,7 +10,7 @@ so a has S² pixels; q never needs to:
 
     ⟨up Q, a⟩ = ⟨Q, Uᵀ a U⟩        |up Q|² = ⟨Q, G Q G⟩        G = UᵀU
 
-and the products a_i·a_j are one matrix product (N, P) × (P, M).
+and the products a_i·a_j are one matrix product (n, P) × (P, M).
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cgc.losses.cgc import (
-    _SMALLEST_SCALE,
+from cgc.losses.masks import (
     Reduction,
-    _at_least_float32,
-    _divisors,
-    _published_masks,
-    _reduce,
+    anchors,
+    at_least_float32,
+    check_options,
+    contrast,
+    divisors,
+    on_one_scale,
+    reduced,
 )
 from cgc.spatial import upsampling_matrix
 
@@ -34,8 +37,8 @@ _LEAST_NORM_SQ = 1e-24
 
 
 class _Products(NamedTuple):
-    positive_N: Tensor  # a_i · q_i
-    others_NM: Tensor  # a_i · a_j, the extra negatives appended as columns
+    positive_n: Tensor  # a_i · q_i
+    others_nM: Tensor  # a_i · a_j, the extra negatives appended as columns
 
 
 def sgc_loss(
@@ -47,6 +50,7 @@ def sgc_loss(
     reduction: Reduction = "mean",
     floor: float = 0.0,
     negatives: tuple[Tensor, Tensor] | None = None,
+    rows: slice | None = None,
 ) -> Tensor:
     """Saliency-guided contrastive consistency.
 
@@ -59,19 +63,20 @@ def sgc_loss(
         temperature: τ > 0.
         reduction: "mean" over the batch, or "none" for (N,).
         floor: 0 is the published arithmetic; see :func:`cgc.losses.cgc_loss`, the norms being those of a and q.
-        negatives: (M, h, w) maps of masked views from elsewhere and their saliency (M, S, S), added for every sample.
+        negatives: (.., h, w) maps of masked views from elsewhere and their saliency (.., S, S), added for every sample.
+        rows: take the loss of these n samples only; see :func:`cgc.losses.cgc_loss`.
 
     An image without a salient pixel has a = 0: similarity 0 with everything, and no gradient through its maps.
 
-    Returns a scalar, or (N,) for reduction "none". With N = 1 and no negatives the loss is 0.
+    Returns a scalar, or (n,) for reduction "none". With N = 1 and no negatives the loss is 0.
 
     Raises ValueError for unusable arguments.
     """
-    _check(query_maps, masked_maps, saliency_NSS, negatives, temperature, floor)
-    products = _products(query_maps, masked_maps, saliency_NSS, negatives, floor)
-    own_NM = torch.eye(*products.others_NM.shape, dtype=torch.bool, device=products.others_NM.device)
-    scores_NM = torch.where(own_NM, products.positive_N[:, None], products.others_NM) / temperature
-    return _reduce(scores_NM.logsumexp(dim=1) - products.positive_N / temperature, reduction)
+    check_options(floor, temperature)
+    _check(query_maps, masked_maps, saliency_NSS, negatives)
+    own = anchors(rows, len(masked_maps))
+    products = _products(query_maps, masked_maps, saliency_NSS, negatives, floor, own)
+    return reduced(contrast(products.positive_n, products.others_nM, own, temperature), reduction)
 
 
 def _products(
@@ -80,33 +85,28 @@ def _products(
     saliency_NSS: Tensor,
     negatives: tuple[Tensor, Tensor] | None,
     floor: float,
+    own: slice,
 ) -> _Products:
     # Autocast would run the products below in half precision.
     with torch.autocast(masked_maps.device.type, enabled=False):
-        n, h, w = masked_maps.shape
-        size = saliency_NSS.shape[-1]
-        query, others = _at_least_float32(query_maps), _at_least_float32(masked_maps)
+        size, (h, w) = saliency_NSS.shape[-1], masked_maps.shape[1:]
+        query, others = at_least_float32(query_maps), at_least_float32(masked_maps)
         saliency_MSS = _foreground(saliency_NSS, others)
         if negatives is not None:
             others = torch.cat([others, negatives[0].to(others)])
             saliency_MSS = torch.cat([saliency_MSS, _foreground(negatives[1], others)])
         up_r, up_c = upsampling_matrix(size, h, others), upsampling_matrix(size, w, others)
-        if floor == 0:
-            query, others = _published_masks(query, up_r, up_c), _published_masks(others, up_r, up_c)
-        else:
-            # Only ratios of sizes matter below: bring the batch to a scale where float32 squares are safe.
-            scale = (query.detach().mean() + others.detach()[:n].mean()).clamp(min=_SMALLEST_SCALE)
-            query, others = query / scale, others / scale
+        query, others = on_one_scale(query, others, up_r, up_c, floor)
 
         seen_MSS = (up_r @ others @ up_c.T) * saliency_MSS
         seen_MP = seen_MSS.flatten(1)
-        pulled_Nhw = up_r.T @ seen_MSS[:n] @ up_c
+        pulled_nhw = up_r.T @ seen_MSS[own] @ up_c
         query_sq = (query * ((up_r.T @ up_r) @ query @ (up_c.T @ up_c))).sum((1, 2))
         others_sq = torch.einsum("mp,mp->m", seen_MP, seen_MP).clamp(min=_LEAST_NORM_SQ)
-        query_norm, others_norm = _divisors(query_sq, others_sq, n, floor)
-        positive_N = (query * pulled_Nhw).sum((1, 2)) / (others_norm[:n] * query_norm)
-        others_NM = (seen_MP[:n] @ seen_MP.T) / (others_norm[:n, None] * others_norm)
-    return _Products(positive_N, others_NM)
+        query_norm, others_norm = divisors(query_sq, others_sq, floor)
+        positive_n = (query[own] * pulled_nhw).sum((1, 2)) / (others_norm[own] * query_norm[own])
+        others_nM = (seen_MP[own] @ seen_MP.T) / (others_norm[own, None] * others_norm)
+    return _Products(positive_n, others_nM)
 
 
 def _foreground(saliency_NSS: Tensor, maps: Tensor) -> Tensor:
@@ -121,10 +121,8 @@ def _check(
     masked_maps: Tensor,
     saliency_NSS: Tensor,
     negatives: tuple[Tensor, Tensor] | None,
-    temperature: float,
-    floor: float,
 ) -> None:
-    """Shapes and options only: reading values would stall a GPU."""
+    """Shapes only: reading values would stall a GPU."""
     shape = tuple(masked_maps.shape)
     if len(shape) != 3 or tuple(query_maps.shape) != shape:
         raise ValueError(f"maps must both be (N, h, w), got {tuple(query_maps.shape)} and {shape}")
@@ -135,8 +133,4 @@ def _check(
         expected = (len(negatives[0]), *shape[1:]), (len(negatives[0]), size, size)
         given = tuple(tuple(each.shape) for each in negatives)
         if given != expected:
-            raise ValueError(f"negatives must be maps (M, {shape[1]}, {shape[2]}) and saliency, got {given}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if not 0 <= floor < 1:
-        raise ValueError(f"floor must lie in [0, 1), got {floor}")
+            raise ValueError(f"negatives must be maps (.., {shape[1]}, {shape[2]}) and saliency, got {given}")

@@ -12,8 +12,7 @@ from torch import Tensor
 from cgc.data.presets import normalise
 from cgc.gradcam import GradCAMModel
 from cgc.losses.energy import energy_loss, has_boxes
-from cgc.methods.base import Method, ViewBatch
-from cgc.methods.cgc import near_zero
+from cgc.methods.base import Method, ViewBatch, near_zero
 
 
 class EnergyMethod(Method):
@@ -26,8 +25,7 @@ class EnergyMethod(Method):
 
     def __init__(self, model: GradCAMModel, *, weight: float = 1.0) -> None:
         super().__init__()
-        if not weight >= 0:
-            raise ValueError(f"EnergyMethod needs weight >= 0, got {weight}")
+        self.require(weight >= 0, "weight >= 0", weight)
         self.model = model
         self.weight = weight
 

@@ -21,10 +21,10 @@ from cgc.data.grids import (
     without_category,
 )
 from cgc.data.presets import normalise
+from cgc.data.seeding import mix_seed
 from cgc.gradcam import GradCAMModel
 from cgc.losses.grid_consistency import grid_consistency_loss
-from cgc.methods.base import Method, ViewBatch
-from cgc.methods.cgc import near_zero
+from cgc.methods.base import Method, ViewBatch, near_zero
 
 
 class GridConsistencyMethod(Method):
@@ -50,10 +50,8 @@ class GridConsistencyMethod(Method):
         loss_scale: float | None = None,
     ) -> None:
         super().__init__()
-        if not weight >= 0 or not (loss_scale is None or loss_scale > 0):
-            raise ValueError(
-                f"GridConsistencyMethod needs weight >= 0 and loss_scale > 0, got {weight}, {loss_scale}"
-            )
+        self.require(weight >= 0, "weight >= 0", weight)
+        self.require(loss_scale is None or loss_scale > 0, "loss_scale > 0", loss_scale)
         self.model = model
         self.weight = weight
         self.multi_label = multi_label
@@ -66,6 +64,8 @@ class GridConsistencyMethod(Method):
         None ``distractors`` (M, 3, 3, S, S) uint8, which replace those of the images ``distractor_rows`` (M,) int64
         (without rows, M = N: of all). With several labels also ``category`` (N,), each image's category to explain
         instead of one drawn here, since whoever chose the distractors has to say for which.
+
+        Over several processes a batch is the process's own: distractors are chosen among its images alone.
 
         Raises ValueError for a batch without ``xe``, or with distractors for several labels and no category.
         """
@@ -84,17 +84,32 @@ class GridConsistencyMethod(Method):
             target, admissible = labels, of_other_classes(labels)
         else:
             if category is None:
-                target, explained = draw_categories(labels, generator)
+                target, explained = self._draw_categories(labels, generator)
             else:
                 target = category
             admissible = without_category(labels, target)
-        quadrant = draw_quadrants(len(labels), generator, labels.device)
-        distractors, complete = choose_distractors(admissible, generator)
+        total, own = self.in_whole(len(labels))
+        quadrant = draw_quadrants(total, generator, labels.device)[own]
+        distractors, complete = choose_distractors(admissible, self._own_generator(generator))
         if given is not None:
             everyone = torch.ones_like(complete)
             complete = everyone if rows is None else complete.index_fill(0, rows, True)
         composites = compose_grids(images, distractors, quadrant, given=given, rows=rows)
         return images, composites, labels, target, quadrant, complete & explained
+
+    def _draw_categories(self, labels_NK: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Drawn for the rows of all processes, so that the own ones get what one process would give them."""
+        total, own = self.in_whole(len(labels_NK))
+        everyone = labels_NK.new_zeros(total, labels_NK.shape[1])
+        everyone[own] = labels_NK
+        target, explained = draw_categories(everyone, generator)
+        return target[own], explained[own]
+
+    def _own_generator(self, generator: torch.Generator) -> torch.Generator:
+        """For what is chosen among the own rows: each process's draws are its own."""
+        if self.across is None:
+            return generator
+        return torch.Generator().manual_seed(mix_seed(generator.initial_seed(), self.across.rank))
 
     def forward(
         self,

@@ -18,14 +18,14 @@ from torch import Tensor
 from cgc.data.presets import normalise
 from cgc.errors import InputError
 from cgc.gradcam import GradCAMModel
-from cgc.losses.cgc import Anchor, cgc_loss
-from cgc.methods.base import Method
-from cgc.methods.cgc import near_zero
-from cgc.methods.sgc import UnlabelledSGC
+from cgc.losses.cgc import Anchor
+from cgc.methods.cgc import AugmentedStep
+from cgc.methods.contrast import ContrastiveMethod
+from cgc.methods.sgc import SaliencyStep, checked_saliency
 from cgc.spatial import SpatialTransform
 
 
-class _SemiSupervised(Method):
+class _SemiSupervised(ContrastiveMethod):
     """``mean CE(xe) + weight · mean consistency`` of N labelled and M unlabelled images; N and M may differ.
 
     Every output has one row per *labelled* image, so that whatever averages per-sample values averages these as well:
@@ -33,18 +33,6 @@ class _SemiSupervised(Method):
     The mean over all N rows is then exact, for any N and M and for any split over replicas that loses no row (see
     :func:`check_replicas`): a row's value is the mean's share, not one image's.
     """
-
-    def __init__(self, model: GradCAMModel, weight: float, temperature: float, floor: float) -> None:
-        super().__init__()
-        if weight < 0 or not temperature > 0 or not 0 <= floor < 1:
-            raise ValueError(
-                f"{type(self).__name__} needs weight >= 0, temperature > 0 and floor in [0, 1), "
-                f"got {weight}, {temperature}, {floor}"
-            )
-        self.model = model
-        self.weight = weight
-        self.temperature = temperature
-        self.floor = floor
 
     @abstractmethod
     def _consistency(self, query_M3SS: Tensor, second_M: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +62,7 @@ class _SemiSupervised(Method):
         }
 
 
-class SemiSupervisedCGC(_SemiSupervised):
+class SemiSupervisedCGC(_SemiSupervised, AugmentedStep):
     """``mean CE(xe) + weight · mean consistency(query, augmented)``.
 
     Args:
@@ -94,10 +82,7 @@ class SemiSupervisedCGC(_SemiSupervised):
         anchor: Anchor = "augmented",
         floor: float = 0.0,
     ) -> None:
-        super().__init__(model, weight, temperature, floor)
-        if anchor not in ("augmented", "query"):
-            raise ValueError(f'anchor must be "augmented" or "query", got {anchor!r}')
-        self.anchor: Anchor = anchor
+        super().__init__(model, weight=weight, temperature=temperature, anchor=anchor, floor=floor)
 
     def prepare(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, ...]:
         """What :meth:`forward` takes, from a batch on the device.
@@ -105,63 +90,33 @@ class SemiSupervisedCGC(_SemiSupervised):
         Reads ``xe`` (N, 3, S, S), ``labels`` (N,) and ``unlabelled_query`` (M, 3, S, S); draws M transforms.
         """
         query: Tensor = batch.unlabelled_query
-        packed_M5 = SpatialTransform.sample(len(query), query.shape[-1], generator=generator).pack()
-        second = packed_M5.to(query.device, non_blocking=True)
-        return batch.xe, batch.labels, query, second, _shares(batch.labels, query)
+        return batch.xe, batch.labels, query, self._draw(query, generator), _shares(batch.labels, query)
 
     def _consistency(self, query_M3SS: Tensor, second_M: Tensor) -> tuple[Tensor, Tensor]:
-        transform = SpatialTransform.unpack(second_M, query_M3SS.shape[-1])
-        query_maps, augmented_maps = self._maps(normalise(query_M3SS), transform)
-        consistency = cgc_loss(
-            query_maps,
-            augmented_maps,
-            transform,
-            temperature=self.temperature,
-            anchor=self.anchor,
-            reduction="none",
-            floor=self.floor,
-        )
-        return consistency, near_zero(query_maps.detach(), augmented_maps.detach())
+        size = query_M3SS.shape[-1]
+        maps = self._maps(normalise(query_M3SS), SpatialTransform.unpack(second_M, size))
+        return self._contrast(*maps, second_M, size)
 
     def _maps(self, query_M3SS: Tensor, transform: SpatialTransform) -> tuple[Tensor, Tensor]:
         """Heatmaps (M, h, w) of both views for the class that the query is taken for."""
-        query_logits, query_features = self.model(query_M3SS)
-        augmented_logits, augmented_features = self.model(transform(query_M3SS))
-        target = query_logits.detach().argmax(dim=1)
-        # Whatever the mode: a model with frozen batch norm is trained in eval mode.
-        graph = torch.is_grad_enabled()
-        return (
-            self.model.heatmaps(query_logits, query_features, target, create_graph=graph),
-            self.model.heatmaps(augmented_logits, augmented_features, target, create_graph=graph),
-        )
+        return self._heatmaps(self.model(query_M3SS), self.model(transform(query_M3SS)))
 
 
-class SemiSupervisedSGC(_SemiSupervised):
+class SemiSupervisedSGC(_SemiSupervised, SaliencyStep):
     """``mean CE(xe) + weight · mean consistency(query, foreground)``; arguments as of :class:`SemiSupervisedCGC`."""
-
-    def __init__(
-        self,
-        model: GradCAMModel,
-        *,
-        weight: float = 0.5,
-        temperature: float = 0.5,
-        floor: float = 0.0,
-    ) -> None:
-        super().__init__(model, weight, temperature, floor)
-        self.unlabelled = UnlabelledSGC(model, weight=1.0, temperature=temperature, floor=floor)
 
     def prepare(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, ...]:
         """What :meth:`forward` takes, from a batch on the device; nothing is drawn.
 
         Reads ``xe`` (N, 3, S, S), ``labels`` (N,), ``unlabelled_query`` (M, 3, S, S) and its ``saliency`` (M, S, S).
-        Raises ValueError as :meth:`cgc.methods.sgc.UnlabelledSGC.prepare`.
+        Raises ValueError as :func:`cgc.methods.sgc.checked_saliency`.
         """
-        query, saliency = self.unlabelled.prepare(batch, generator)
+        query = batch.unlabelled_query
+        saliency = checked_saliency(batch.saliency, query)
         return batch.xe, batch.labels, query, saliency, _shares(batch.labels, query)
 
     def _consistency(self, query_M3SS: Tensor, second_M: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.unlabelled(query_M3SS, second_M)
-        return outputs["loss"], outputs["near_zero"]
+        return self._contrast(self._run(query_M3SS, second_M), second_M)
 
 
 def _shares(labels_N: Tensor, query_M3SS: Tensor) -> Tensor:

@@ -15,69 +15,51 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cgc.data.presets import normalise
-from cgc.gradcam import GradCAMModel
 from cgc.losses.sgc import sgc_loss
-from cgc.methods.base import Method
-from cgc.methods.cgc import near_zero
+from cgc.methods.base import near_zero
+from cgc.methods.bits import pack_bits, unpack_bits
+from cgc.methods.contrast import ContrastiveMethod
 
 
 class _Views(NamedTuple):
-    query_logits: Tensor
-    query_features: Tensor
-    masked_logits: Tensor
-    masked_features: Tensor
+    """Logits and features of each."""
+
+    query: tuple[Tensor, Tensor]
+    masked: tuple[Tensor, Tensor]
 
 
-class _SaliencyStep(Method):
-    """What the forms with and without labels share."""
-
-    def __init__(
-        self,
-        model: GradCAMModel,
-        *,
-        weight: float = 0.5,
-        temperature: float = 0.5,
-        floor: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if weight < 0 or not temperature > 0 or not 0 <= floor < 1:
-            raise ValueError(
-                f"{type(self).__name__} needs weight >= 0, temperature > 0 and floor in [0, 1), "
-                f"got {weight}, {temperature}, {floor}"
-            )
-        self.model = model
-        self.weight = weight
-        self.temperature = temperature
-        self.floor = floor
+class SaliencyStep(ContrastiveMethod):
+    """What the steps with and without labels share: the second view is the query's foreground."""
 
     def _run(self, query_N3SS: Tensor, saliency_NSS: Tensor) -> _Views:
         """The query and its foreground, each in a pass of its own, as batch norm's statistics are one view's."""
         query = normalise(query_N3SS)
         foreground = query * saliency_NSS[:, None].ne(0)
-        return _Views(*self.model(query), *self.model(foreground))
+        return _Views(self.model(query), self.model(foreground))
 
-    def _consistency(self, views: _Views, saliency_NSS: Tensor) -> tuple[Tensor, Tensor]:
+    def _contrast(self, views: _Views, saliency_NSS: Tensor) -> tuple[Tensor, Tensor]:
         """Loss with its graph, and which samples have a map near zero, both (N,)."""
-        # One class for both maps, the query's prediction: labels play no part in the consistency.
-        target = views.query_logits.detach().argmax(dim=1)
-        # Whatever the mode: a model with frozen batch norm is trained in eval mode.
-        graph = torch.is_grad_enabled()
-        query_maps, masked_maps = (
-            self.model.heatmaps(logits, features, target, create_graph=graph)
-            for logits, features in (views[:2], views[2:])
-        )
-        consistency = sgc_loss(
+        _, own = self._contrasted(len(saliency_NSS))
+        query_maps, masked_maps = self._gather_maps(*self._heatmaps(*views))
+        loss_N = sgc_loss(
             query_maps,
             masked_maps,
-            saliency_NSS,
+            self._gather_saliency(saliency_NSS),
             temperature=self.temperature,
             reduction="none",
             floor=self.floor,
+            rows=own,
         )
-        return consistency, near_zero(query_maps.detach(), masked_maps.detach())
+        return loss_N, near_zero(query_maps.detach(), masked_maps.detach())[own]
+
+    def _gather_saliency(self, saliency_NSS: Tensor) -> Tensor:
+        if self.across is None or not self.gathered:
+            return saliency_NSS
+        height, width = saliency_NSS.shape[1:]
+        return unpack_bits(self._gather(pack_bits(saliency_NSS)), (height, width))
 
 
-class SGCMethod(_SaliencyStep):
+class SGCMethod(SaliencyStep):
     """``CE(xe) + CE(query) + CE(foreground) + weight · consistency``, all per sample.
 
     Args:
@@ -93,7 +75,7 @@ class SGCMethod(_SaliencyStep):
 
         Raises ValueError where ``saliency`` is missing or not (N, S, S), whole numbers or bool.
         """
-        return batch.xe, batch.query, batch.labels, _checked_saliency(batch.saliency, batch.query)
+        return batch.xe, batch.query, batch.labels, checked_saliency(batch.saliency, batch.query)
 
     def forward(
         self, xe_N3SS: Tensor, query_N3SS: Tensor, labels_N: Tensor, saliency_NSS: Tensor
@@ -107,13 +89,13 @@ class SGCMethod(_SaliencyStep):
         views = self._run(query_N3SS, saliency_NSS)
         cross_entropy = (
             F.cross_entropy(xe_logits, labels_N, reduction="none")
-            + F.cross_entropy(views.query_logits, labels_N, reduction="none")
-            + F.cross_entropy(views.masked_logits, labels_N, reduction="none")
+            + F.cross_entropy(views.query[0], labels_N, reduction="none")
+            + F.cross_entropy(views.masked[0], labels_N, reduction="none")
         )
         outputs = {"cross_entropy": cross_entropy.detach(), "logits": xe_logits.detach()}
         if self.weight == 0:
             return {"loss": cross_entropy, **outputs}
-        consistency, small = self._consistency(views, saliency_NSS)
+        consistency, small = self._contrast(views, saliency_NSS)
         return {
             "loss": cross_entropy + self.weight * consistency,
             "consistency": consistency.detach(),
@@ -122,32 +104,7 @@ class SGCMethod(_SaliencyStep):
         }
 
 
-class UnlabelledSGC(_SaliencyStep):
-    """``weight · consistency`` of images without labels: the part of a step that the 1 % runs add.
-
-    Arguments and errors as of :class:`SGCMethod`, but that a ``weight`` of 0 still computes the heatmaps.
-    """
-
-    def prepare(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What :meth:`forward` takes: the batch's ``unlabelled_query`` and its ``saliency``; nothing is drawn.
-
-        Raises ValueError as :meth:`SGCMethod.prepare`.
-        """
-        return batch.unlabelled_query, _checked_saliency(batch.saliency, batch.unlabelled_query)
-
-    def forward(self, query_N3SS: Tensor, saliency_NSS: Tensor) -> dict[str, Tensor]:
-        """``loss`` (with graph), ``consistency`` and ``near_zero``, each (N,); ``logits`` (N, K) of the query."""
-        views = self._run(query_N3SS, saliency_NSS)
-        consistency, small = self._consistency(views, saliency_NSS)
-        return {
-            "loss": self.weight * consistency,
-            "consistency": consistency.detach(),
-            "near_zero": small,
-            "logits": views.query_logits.detach(),
-        }
-
-
-def _checked_saliency(saliency: Tensor | None, query_N3SS: Tensor) -> Tensor:
+def checked_saliency(saliency: Tensor | None, query_N3SS: Tensor) -> Tensor:
     """Shape and dtype alone: reading values would stall a GPU."""
     if saliency is None:
         raise ValueError("SGC needs the saliency of every query, the batch has none")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import cgc.losses.cgc
+import cgc.losses.masks
 from cgc.gradcam import class_activation_map
 from cgc.losses.sgc import sgc_loss
 from tests.references import sgc as reference
@@ -144,7 +144,7 @@ def test_nothing_salient_nothing_learnt(dtype: torch.dtype, floor: float) -> Non
 
 def test_pixels_outside_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells that reach no salient pixel may hold anything; on the query's map they count."""
-    monkeypatch.setattr(cgc.losses.cgc, "_EPS", 0.0)  # added to the mask after the division by the whole sum
+    monkeypatch.setattr(cgc.losses.masks, "EPS", 0.0)  # added to the mask after the division by the whole sum
     query, masked, saliency = draw(9, 3, 4, 4)
     saliency[:, :, 8:] = False  # 20 px over 4 cells: pixels below 8 are interpolated from columns 0 to 2
     changed = masked.clone()

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cgc.data.views import Batch
 from cgc.gradcam import GradCAMModel
@@ -21,6 +20,17 @@ from cgc.losses.cgc import cgc_loss
 from cgc.methods.baseline import BaselineMethod
 from cgc.methods.cgc import CGCMethod
 from cgc.spatial import SpatialTransform
+from tests.methods.toy import (
+    SYNCHRONISING,
+    Recorder,
+    check_consistency_is_learnt,
+    check_shares,
+    check_step,
+    gradients,
+    in_double,
+    relative,
+    smooth_images,
+)
 from tests.references.spatial import crop_resize_flip
 from tests.references.step import resnet_parts, training_losses
 
@@ -28,38 +38,17 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "resnet18_two_steps.npz"
 CLASSES = 5
 
 
-class InDouble(nn.Module):
-    """A ResNet of four blocks that computes in float64, so that comparisons are tight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        block = torchvision.models.resnet.BasicBlock
-        self.net = torchvision.models.ResNet(block, [1, 1, 1, 1], CLASSES).double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.double())
-
-
-def small_model(*, frozen_norm: bool = False) -> GradCAMModel:
-    model = GradCAMModel(InDouble(), "net.layer4").train()
-    if frozen_norm:
-        generator = torch.Generator().manual_seed(5)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-                module.running_mean.normal_(0, 0.1, generator=generator)
-                module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return model
+def small_model(**options: Any) -> GradCAMModel:
+    block = torchvision.models.resnet.BasicBlock
+    return in_double(
+        lambda: torchvision.models.ResNet(block, [1, 1, 1, 1], CLASSES), target_layer="layer4", **options
+    )
 
 
 def batch(n: int, size: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """xe, query (uint8, smooth so that crops differ from one another), labels, packed transforms."""
+    """xe, query, labels, packed transforms."""
     generator = torch.Generator().manual_seed(seed)
-    views = F.interpolate(
-        torch.rand(2 * n, 3, 8, 8, generator=generator) * 255, (size, size), mode="bilinear"
-    )
-    xe, query = views.to(torch.uint8).chunk(2)
+    xe, query = smooth_images(2 * n, size, generator).chunk(2)
     labels = torch.randint(CLASSES, (n,), generator=generator)
     return xe, query, labels, SpatialTransform.sample(n, size, generator=generator).pack()
 
@@ -77,16 +66,6 @@ def written_out(
     xe, query = ((view.double() / 255 - mean) / std for view in (xe, query))
     views = (xe, query, crop_resize_flip(query, transform))
     return training_losses(*resnet_parts(net), views, labels, transform, **options)
-
-
-def gradients(model: nn.Module) -> Tensor:
-    return torch.cat(
-        [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
-    )
-
-
-def relative(value: Tensor, expected: Tensor) -> float:
-    return ((value - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize(
@@ -140,19 +119,8 @@ def test_the_step_equals_the_step_written_out(consistency: Any) -> None:
     weight = 0.5 if consistency == "contrastive" else 2000.0
     method = CGCMethod(model, weight=weight, temperature=0.2, consistency=consistency)
     outputs = method(*inputs)
-    cross_entropy, expected = written_out(twin.backbone.net, inputs, temperature=0.2, consistency=consistency)
-    torch.testing.assert_close(outputs["cross_entropy"], cross_entropy.detach(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(outputs["consistency"], expected.detach(), rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(outputs["loss"], cross_entropy + weight * expected, rtol=1e-5, atol=1e-5)
-    outputs["loss"].mean().backward()
-    (cross_entropy + weight * expected).mean().backward()
-    # The views are rounded to float32 before the network.
-    assert relative(gradients(model), gradients(twin)) < 1e-4
-    # Three passes, three updates of the running statistics, in both.
-    for (name, value), other in zip(
-        model.backbone.net.named_buffers(), twin.backbone.net.buffers(), strict=True
-    ):
-        torch.testing.assert_close(value, other, rtol=1e-5, atol=1e-6, msg=name)
+    expected = written_out(twin.backbone.net, inputs, temperature=0.2, consistency=consistency)
+    check_step(outputs, (model, twin), expected, weight)
 
 
 def test_the_consistency_matters_to_the_gradient() -> None:
@@ -179,28 +147,11 @@ def test_labels_play_no_part_in_the_consistency() -> None:
 
 @pytest.mark.parametrize("sizes", [(4, 4), (3, 3, 2), (7, 1)])
 def test_replicas_equal_the_reference_on_their_share(sizes: tuple[int, ...]) -> None:
-    """DataParallel by hand: a copy of the method for each chunk, outputs concatenated, gradients added."""
     model = small_model(frozen_norm=True)
     method, twin = CGCMethod(model, temperature=0.1), copy.deepcopy(model)
-    inputs = batch(8)
-    shares = list(zip(*(tensor.split(sizes) for tensor in inputs), strict=True))
-
-    replicas = [copy.deepcopy(method) for _ in sizes]
-    outputs = [replica(*share) for replica, share in zip(replicas, shares, strict=True)]
-    gathered = {key: torch.cat([output[key] for output in outputs]) for key in outputs[0]}
-    gathered["loss"].mean().backward()
-    gradient = torch.stack([gradients(replica) for replica in replicas]).sum(0)
-
-    parts = [written_out(twin.backbone.net, share, temperature=0.1) for share in shares]
-    cross_entropy, expected = (torch.cat(column) for column in zip(*parts, strict=True))
-    (cross_entropy + 0.5 * expected).mean().backward()
-    torch.testing.assert_close(gathered["cross_entropy"], cross_entropy.detach(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(gathered["consistency"], expected.detach(), rtol=1e-4, atol=1e-6)
-    assert relative(gradient, gradients(twin)) < 1e-4
-    # The negatives are those of the replica alone: the whole batch at once has more of them.
-    whole = method(*inputs)
-    assert (whole["consistency"] > gathered["consistency"]).all()
-    torch.testing.assert_close(whole["logits"], gathered["logits"])
+    check_shares(
+        method, batch(8), sizes, lambda share: written_out(twin.backbone.net, share, temperature=0.1), twin
+    )
 
 
 def test_outputs_are_per_sample() -> None:
@@ -227,34 +178,7 @@ def test_heads_without_a_closed_form_train(arch: str) -> None:
     """The consistency's gradient comes through a second backward pass."""
     torch.manual_seed(0)
     model = GradCAMModel(torchvision.models.get_model(arch, num_classes=CLASSES)).train()
-    results = []
-    for weight in (0.0, 100.0):
-        torch.manual_seed(3)  # the same units dropped
-        model.zero_grad()
-        CGCMethod(model, weight=weight)(*batch(3))["loss"].mean().backward()
-        results.append(gradients(model))
-    assert results[1].isfinite().all()
-    assert relative(results[1], results[0]) > 1e-3
-
-
-class Recorder(TorchDispatchMode):
-    """Names of the operations that run, and the most elements any of them returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-        self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.names.add(func.overloadpacket.__name__)
-        for value in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(value, Tensor):
-                self.largest = max(self.largest, value.numel())
-        return result
-
-
-SYNCHRONISING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "_unique2", "is_nonzero", "equal"}
+    check_consistency_is_learnt(model, lambda weight: CGCMethod(model, weight=weight)(*batch(3))["loss"])
 
 
 @pytest.mark.parametrize("consistency", ["contrastive", "l2"])

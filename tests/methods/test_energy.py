@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cgc.data.presets import normalise
 from cgc.gradcam import GradCAMModel
 from cgc.methods.energy import EnergyMethod
 from cgc.metrics.content_heatmap import content_heatmap
 from cgc.models.backbones import build_backbone
+from tests.methods.toy import gradients, in_replicas, relative, smooth_images
 
 CLASSES = 4
 EMPTY = [0, 0, -1, -1]
@@ -34,13 +35,8 @@ def small_method(arch: str = "resnet_tiny", **options: Any) -> EnergyMethod:
 
 
 def batch(**more: Any) -> SimpleNamespace:
-    views = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(1)) * 255
-    images = F.interpolate(views, (32, 32), mode="bilinear").to(torch.uint8)
+    images = smooth_images(4, 32, torch.Generator().manual_seed(1), cells=6)
     return SimpleNamespace(xe=images, labels=torch.tensor([2, 0, 1, 3]), **more)
-
-
-def gradients(module: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
 
 
 def test_the_loss_is_cross_entropy_and_what_lies_outside() -> None:
@@ -105,21 +101,16 @@ def test_without_boxes_or_weight_it_is_the_baseline(without: str) -> None:
 
 @pytest.mark.parametrize("sizes", [(2, 2), (1, 3)])
 def test_replicas_equal_the_whole(sizes: tuple[int, ...]) -> None:
-    """DataParallel by hand: a copy of the method for each chunk of what was prepared, gradients added."""
     method = small_method()
     twin = copy.deepcopy(method)
     prepared = method.prepare(batch(boxes=BOXES), NO_DRAWS)
-    replicas = [copy.deepcopy(method) for _ in sizes]
-    shares = zip(*(tensor.split(sizes) for tensor in prepared), strict=True)
-    outputs = [replica(*share) for replica, share in zip(replicas, shares, strict=True)]
-    gathered = {key: torch.cat([output[key] for output in outputs]) for key in outputs[0]}
-    gathered["loss"].mean().backward()
+    shares = list(zip(*(tensor.split(sizes) for tensor in prepared), strict=True))
+    gathered, added, _ = in_replicas(method, shares)
     whole = twin(*prepared)
     whole["loss"].mean().backward()
     for key in ("loss", "cross_entropy", "consistency", "boxed", "logits"):
         torch.testing.assert_close(gathered[key], whole[key], rtol=1e-4, atol=1e-5, msg=key)
-    added = torch.stack([gradients(replica) for replica in replicas]).sum(0)
-    assert (added - gradients(twin)).norm() < 1e-4 * gradients(twin).norm()
+    assert relative(added, gradients(twin)) < 1e-4
 
 
 @pytest.mark.parametrize("boxes", [None, BOXES])

@@ -19,6 +19,16 @@ from cgc.data.grids import compose_grids
 from cgc.gradcam import GradCAMModel
 from cgc.methods.grid_consistency import GridConsistencyMethod
 from cgc.models.backbones import build_backbone
+from tests.methods.toy import (
+    FlatHead,
+    check_consistency_is_learnt,
+    check_step,
+    gradients,
+    in_double,
+    in_replicas,
+    relative,
+    smooth_images,
+)
 from tests.references import grid_consistency as reference
 from tests.references.gradcam import gradcam
 from tests.references.step import resnet_parts
@@ -27,61 +37,28 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "gc_grid.npz"
 CLASSES = 5
 
 
-class InDouble(nn.Module):
-    """A small network that computes in float64, so that comparisons are tight."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net.double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.double())
-
-
-class FlatHead(nn.Module):
-    """No closed form; 48 px give a grid of 5×5 and 96 px one of 11×11, so the cells are 6 and 5 wide."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Conv2d(3, 6, 7, stride=4), nn.ReLU(), nn.MaxPool2d(3, 2))
-        self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, CLASSES)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.trunk(x))
-
-
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def small_model(*, maxpool: bool = False, frozen_norm: bool = False) -> GradCAMModel:
-    torch.manual_seed(0)
-    net = build_backbone("resnet_tiny", CLASSES)
-    if maxpool:
-        net.avgpool = nn.AdaptiveMaxPool2d(1)
-    model = GradCAMModel(InDouble(net), "net.layer3").train()
-    if frozen_norm:
-        generator = seeded(5)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-                module.running_mean.normal_(0, 0.1, generator=generator)
-                module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return model
+    def build() -> nn.Module:
+        net = build_backbone("resnet_tiny", CLASSES)
+        if maxpool:
+            net.avgpool = nn.AdaptiveMaxPool2d(1)
+        return net
+
+    return in_double(build, frozen_norm=frozen_norm)
 
 
 def flat_model() -> GradCAMModel:
-    torch.manual_seed(1)
-    return GradCAMModel(InDouble(FlatHead()), "net.trunk").train()
+    return in_double(lambda: FlatHead(CLASSES), "trunk", seed=1)
 
 
 def batch(n: int, size: int = 32, seed: int = 0, **more: Any) -> SimpleNamespace:
     """Smooth uint8 images, and labels of which no two neighbours are equal."""
-    generator = seeded(seed)
-    views = F.interpolate(torch.rand(n, 3, 6, 6, generator=generator) * 255, (size, size), mode="bilinear")
-    return SimpleNamespace(xe=views.to(torch.uint8), labels=torch.arange(n) % CLASSES, **more)
+    views = smooth_images(n, size, seeded(seed), cells=6)
+    return SimpleNamespace(xe=views, labels=torch.arange(n) % CLASSES, **more)
 
 
 def several_labels(n: int) -> Tensor:
@@ -110,14 +87,6 @@ def written_out(
     else:
         loss = -logits[0].log_softmax(1)[torch.arange(len(labels)), labels]
     return loss, reference.grid_consistency_loss(*maps, quadrant)
-
-
-def gradients(model: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-
-def relative(value: Tensor, expected: Tensor) -> float:
-    return ((value - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("pool", ["gap", "gmp"])
@@ -163,18 +132,7 @@ def test_the_step_equals_the_step_written_out(kind: str) -> None:
     prepared = method.prepare(data, seeded(3))
     assert prepared[-1].all()
     outputs = method(*prepared)
-    classification, expected = written_out(*parts, prepared, multi_label=several)
-    torch.testing.assert_close(outputs["cross_entropy"], classification.detach(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(outputs["consistency"], expected.detach(), rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(outputs["loss"], classification + 25 * expected, rtol=1e-5, atol=1e-5)
-    outputs["loss"].mean().backward()
-    (classification + 25 * expected).mean().backward()
-    assert relative(gradients(model), gradients(twin)) < 1e-4
-    # Two passes, two updates of the running statistics, in both.
-    for (name, value), other in zip(
-        model.backbone.net.named_buffers(), twin.backbone.net.buffers(), strict=True
-    ):
-        torch.testing.assert_close(value, other, rtol=1e-5, atol=1e-6, msg=name)
+    check_step(outputs, (model, twin), written_out(*parts, prepared, multi_label=several), 25.0)
 
 
 def test_the_classification_loss_and_its_scale() -> None:
@@ -201,19 +159,14 @@ def test_the_classification_loss_and_its_scale() -> None:
 @pytest.mark.parametrize("sizes", [(4, 4), (3, 3, 2), (7, 1)])
 @pytest.mark.parametrize("several", [False, True])
 def test_replicas_equal_the_whole(sizes: tuple[int, ...], several: bool) -> None:
-    """DataParallel by hand: a copy of the method for each chunk of what was prepared, gradients added."""
     data = batch(8)
     if several:
         data.labels = several_labels(8)
     method = GridConsistencyMethod(small_model(frozen_norm=True), multi_label=several)
     twin = copy.deepcopy(method)
     prepared = method.prepare(data, seeded(2))
-    replicas = [copy.deepcopy(method) for _ in sizes]
-    shares = zip(*(tensor.split(sizes) for tensor in prepared), strict=True)
-    outputs = [replica(*share) for replica, share in zip(replicas, shares, strict=True)]
-    gathered = {key: torch.cat([output[key] for output in outputs]) for key in outputs[0]}
-    gathered["loss"].mean().backward()
-    gradient = torch.stack([gradients(replica) for replica in replicas]).sum(0)
+    shares = list(zip(*(tensor.split(sizes) for tensor in prepared), strict=True))
+    gathered, gradient, _ = in_replicas(method, shares)
     whole = twin(*prepared)
     whole["loss"].mean().backward()
     for key in ("loss", "cross_entropy", "consistency", "unusable", "logits"):
@@ -244,15 +197,12 @@ def test_heads_without_a_closed_form_train(arch: str) -> None:
     data = batch(4, 64)
     shapes = [tuple(method.model(torch.zeros(1, 3, size, size))[1].shape[2:]) for size in (64, 128)]
     assert shapes == [(3, 3), (7, 7)]
-    results = []
-    for weight in (0.0, 100.0):
+
+    def loss_with(weight: float) -> Tensor:
         method.weight = weight
-        torch.manual_seed(3)  # the same units dropped
-        method.zero_grad()
-        method(*method.prepare(data, seeded()))["loss"].mean().backward()
-        results.append(gradients(method))
-    assert results[1].isfinite().all()
-    assert relative(results[1], results[0]) > 1e-3
+        return method(*method.prepare(data, seeded()))["loss"]
+
+    check_consistency_is_learnt(method, loss_with)
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from cgc.methods.grid_consistency import GridConsistencyMethod
-from tests.methods.test_grid_consistency import CLASSES, batch, gradients, seeded, several_labels, small_model
+from tests.methods.test_grid_consistency import CLASSES, batch, seeded, several_labels, small_model
+from tests.methods.toy import gradients
 from tests.references import grid_consistency as reference
 
 

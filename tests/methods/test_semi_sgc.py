@@ -13,17 +13,16 @@ from torch import Tensor, nn
 
 from cgc.data.presets import normalise
 from cgc.methods.semi import SemiSupervisedSGC
-from tests.methods.test_cgc import gradients, relative
 from tests.methods.test_semi import SIZE, batch, small_model
+from tests.methods.toy import blobs, gradients, in_replicas, relative
 from tests.references.gradcam import gradcam as reference_gradcam
 from tests.references.sgc import sgc_loss as reference_loss
 from tests.references.step import resnet_parts
 
 
 def with_saliency(n: int, m: int) -> Any:
-    noise = torch.rand(m, 1, 3, 3, generator=torch.Generator().manual_seed(7))
-    blobs = F.interpolate(noise, (SIZE, SIZE), mode="bilinear")[:, 0]
-    return SimpleNamespace(**vars(batch(n, m)), saliency=(blobs > 0.5).to(torch.uint8))
+    saliency = blobs(m, SIZE, torch.Generator().manual_seed(7))
+    return SimpleNamespace(**vars(batch(n, m)), saliency=saliency)
 
 
 def written_out(net: nn.Module, inputs: tuple[Tensor, ...], temperature: float) -> tuple[Tensor, Tensor]:
@@ -44,17 +43,13 @@ def written_out(net: nn.Module, inputs: tuple[Tensor, ...], temperature: float) 
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize(("n", "m"), [(4, 4), (3, 5), (5, 3)])
 def test_the_mean_of_the_rows_is_the_sum_of_two_means(n: int, m: int, replicas: int) -> None:
-    """Also where DataParallel cuts the batches: a copy of the method for each part."""
+    """Also where DataParallel cuts the batches."""
     model = small_model(frozen_norm=replicas > 1)
     method, twin = SemiSupervisedSGC(model, weight=0.7, temperature=0.2), copy.deepcopy(model)
     inputs = method.prepare(with_saliency(n, m), torch.Generator())
     parts = list(zip(*(tensor.chunk(replicas) for tensor in inputs), strict=True))
-    copies = [copy.deepcopy(method) for _ in parts]
-    outputs = [one(*part) for one, part in zip(copies, parts, strict=True)]
-    gathered = {key: torch.cat([output[key] for output in outputs]) for key in outputs[0]}
+    gathered, gradient, copies = in_replicas(method, parts)
     assert {len(value) for value in gathered.values()} == {n}
-    gathered["loss"].mean().backward()
-    gradient = torch.stack([gradients(one) for one in copies]).sum(0)
 
     found = [written_out(twin.backbone.net, part, 0.2) for part in parts]
     cross_entropy, consistency = (torch.cat(column) for column in zip(*found, strict=True))
