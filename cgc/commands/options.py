@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import NoReturn
 import torch
 
 from cgc.errors import InputError, RunError
+
+# What gloo says of a process that has ended.
+_CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "gloo/transport")
 
 
 def positive_int(text: str) -> int:
@@ -86,22 +90,24 @@ def run_command(run: Callable[[], int]) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    rank = os.environ.get("RANK", "0")
+    who = "" if rank == "0" else f"[process {rank}] "
     try:
         return run()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{who}error: {error}", file=sys.stderr)
         return 2
     except RunError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"{who}failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"{who}interrupted", file=sys.stderr)
         return 130
     except (torch.OutOfMemoryError, OSError, RuntimeError) as error:
         reason = _known_failure(error)
         if reason is None:
             raise
-        print(f"failed: {reason}", file=sys.stderr)
+        print(f"{who}failed: {reason}", file=sys.stderr)
         return 1
 
 
@@ -112,6 +118,11 @@ def _known_failure(error: Exception) -> str | None:
         return f"out of memory; a smaller -b, a smaller --image-size or --amp bf16 needs less ({text[:150]})"
     if isinstance(error, OSError):
         return text
+    if isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _CUT_OFF):
+        return (
+            f"another process of this run is gone, and its own message says why ({text[:150]}); to continue: the same "
+            "command with --resume and the newest checkpoint"
+        )
     if "DataLoader worker" in text:
         return f"a loader process died ({text}); it may have run out of memory or of /dev/shm: fewer -j"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

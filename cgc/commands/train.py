@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from cgc.commands.options import run_command
 from cgc.commands.train_options import TrainOptions, parse
 from cgc.commands.train_presets import PRESETS
+from cgc.engine.processes import joined_processes, own_device
+from cgc.engine.runtime import pick_device
 from cgc.errors import InputError
 
 
@@ -19,10 +23,27 @@ def main(argv: Sequence[str] | None = None, *, preset: str = "cgc") -> int:
 def _run(options: TrainOptions) -> int:
     from cgc.commands.training_run import TrainingRun
 
-    if options.multiprocessing_distributed or options.world_size > 1 or options.rank > 0:
-        raise InputError(
-            "training over several processes is not available yet; started plainly, the script uses every "
-            "visible GPU through DataParallel: leave out --multiprocessing-distributed, --world-size and --rank"
-        )
-    run = TrainingRun(options)
-    return run.validate_only() if options.evaluate else run.train()
+    refuse_old_launchers(options)
+    device = own_device(pick_device("cpu" if options.num_gpus == 0 else options.device, options.gpu))
+    with joined_processes(device, options.dist_backend) as processes:
+        run = TrainingRun(options, device, processes)
+        return run.validate_only() if options.evaluate else run.train()
+
+
+def refuse_old_launchers(options: TrainOptions) -> None:
+    """The published options that started processes from within; torchrun does that now.
+
+    Raises InputError with the command to use.
+    """
+    if not (options.multiprocessing_distributed or options.world_size > 1 or options.rank > 0):
+        return
+    words = ["torchrun", "--nproc_per_node=gpu"]
+    if options.world_size > 1:  # the old options count machines
+        host = (options.dist_url or "").removeprefix("tcp://") or "HOST:PORT"
+        words += [f"--nnodes={options.world_size}", f"--node_rank={max(options.rank, 0)}"]
+        words += ["--rdzv_backend=c10d", f"--rdzv_endpoint={host}"]
+    raise InputError(
+        f"several processes are started by torchrun: {' '.join(words)} {Path(sys.argv[0]).name} …, without "
+        "--multiprocessing-distributed, --world-size, --rank and --dist-url (plain python uses every visible GPU "
+        "through DataParallel)"
+    )

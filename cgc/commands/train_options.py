@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cgc.commands.options import (
-    Parser,
-    add_data_options,
-    fraction,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
-    positive_int,
-    seed,
-)
+from cgc.commands.train_parser import build_parser
 from cgc.commands.train_presets import WEIGHTS, MethodName, Preset
-from cgc.data.boxed_specs import BOXED_DATASETS
-from cgc.data.specs import DATASETS
 from cgc.engine.optim import Schedule
 from cgc.engine.runtime import Precision
 from cgc.losses.cgc import Anchor
-
-_LAYOUT = "DATA holds train/CLASS/* and val/CLASS/* (or test/); tiny-imagenet's own layout is read as it is."
-_COCO_LAYOUT = "DATA holds annotations/instances_{train,val}YEAR.json (or any such JSON), and the images."
-MAP_FLOOR = 0.1  # the stable default; docs/departures.md says what it does and why
 
 
 @dataclass(frozen=True)
@@ -73,6 +57,9 @@ class TrainOptions:
     strict: bool
     keep: int
     compile: bool
+    accumulate: int
+    negatives: Literal["gathered", "local"]
+    sync_bn: bool
     unlabelled: Path | None
     val: Path | None
     lr_last_layer: float | None
@@ -83,7 +70,7 @@ class TrainOptions:
     saliency: Path | None
     missing_mask: Literal["error", "skip", "full"]
     boxes: Path | None
-    negatives: Path | None
+    negative_images: Path | None
     other_head: Literal["refuse", "initialise"]
     multi_label: bool
 
@@ -100,196 +87,3 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> TrainOptions:
     if arguments.unlabelled is None and preset.unlabelled:
         arguments.unlabelled = arguments.data / "unlabeled"
     return TrainOptions(**vars(arguments), other_head=preset.other_head, multi_label=preset.multi_label)
-
-
-def build_parser(preset: Preset) -> argparse.ArgumentParser:
-    """Every option of the published script, with the values of its README as defaults, and ours."""
-    parser = Parser(
-        prog=preset.prog,
-        description=preset.description,
-        epilog=_COCO_LAYOUT if preset.multi_label else _LAYOUT,
-    )
-    add_data_options(parser, batch_size=preset.batch_size)
-    _add_training(parser.add_argument_group("training (published options)"), preset)
-    _add_run(parser.add_argument_group("run (published options)"))
-    _add_data(parser.add_argument_group("data"), preset)
-    _add_method(parser.add_argument_group("method"), preset)
-    _add_beyond(parser.add_argument_group("beyond the published options"), preset)
-    return parser
-
-
-def _add_training(group: argparse._ArgumentGroup, preset: Preset) -> None:
-    group.add_argument("--epochs", type=positive_int, default=preset.epochs, help="(default: %(default)s)")
-    group.add_argument(
-        "--start-epoch", type=non_negative_int, default=0, help="count from here, e.g. with --pretrained"
-    )
-    group.add_argument(
-        "--lr", "--learning-rate", type=positive_float, default=preset.lr, help="(default: %(default)s)"
-    )
-    group.add_argument(
-        "--lr_last_layer",
-        "--lr-last-layer",
-        type=positive_float,
-        default=preset.lr_last_layer,
-        help="learning rate of the classifier (default: the others', here %(default)s)",
-    )
-    group.add_argument(
-        "--decay_epochs",
-        "--decay-epochs",
-        type=positive_int,
-        nargs="+",
-        metavar="N",
-        help=f"with --schedule multistep: times GAMMA after these epochs ({' '.join(map(str, preset.decay_epochs))})",
-    )
-    group.add_argument("--gamma", type=positive_float, default=preset.gamma, help="(default: %(default)s)")
-    group.add_argument("--momentum", type=fraction, default=0.9, help="(default: %(default)s)")
-    group.add_argument(
-        "--wd",
-        "--weight-decay",
-        dest="weight_decay",
-        type=non_negative_float,
-        default=preset.weight_decay,
-        help="(%(default)s)",
-    )
-    group.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
-    group.add_argument("--seed", type=seed, default=0, help="of everything random (0)")
-    known = [n for n, spec in BOXED_DATASETS.items() if spec.reader == "coco"]
-    group.add_argument(
-        "--dataset",
-        choices=known if preset.multi_label else sorted(DATASETS),
-        help="check the number of classes of a known dataset",
-    )
-
-
-def _add_run(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("-p", "--print-freq", type=positive_int, default=10, help="steps between reports (10)")
-    group.add_argument("--resume", type=Path, help="checkpoint to continue from")
-    group.add_argument(
-        "-e", "--evaluate", action="store_true", help="only validate, with --resume or --pretrained"
-    )
-    group.add_argument(
-        "--save_dir", "--save-dir", type=Path, help="folder of the run (runs/METHOD-ARCH-seedN)"
-    )
-    group.add_argument("--log_dir", "--log-dir", type=Path, help="TensorBoard folder (SAVE_DIR/tensorboard)")
-    group.add_argument(
-        "--gpu", type=non_negative_int, help="train on this GPU alone (default: on all visible)"
-    )
-    group.add_argument("--world-size", type=int, default=-1, help="not available yet")
-    group.add_argument("--rank", type=int, default=-1, help="not available yet")
-    group.add_argument("--dist-url", help="only with several processes")
-    group.add_argument("--dist-backend", help="only with several processes")
-    group.add_argument("--multiprocessing-distributed", action="store_true", help="not available yet")
-
-
-def _add_data(group: argparse._ArgumentGroup, preset: Preset) -> None:
-    default = "DATA/unlabeled" if preset.unlabelled else "none"
-    group.add_argument(
-        "--unlabeled",
-        "--unlabelled",
-        dest="unlabelled",
-        type=Path,
-        metavar="DIR",
-        help=f"images of any kind whose heatmaps are kept consistent ({default}); cross-entropy is DATA's alone then",
-    )
-    where = (
-        "held-out images in a folder laid out as DATA" if preset.multi_label else "held-out images by class"
-    )
-    group.add_argument("--val", type=Path, metavar="DIR", help=f"{where} (DATA's)")
-    group.add_argument(
-        "--saliency",
-        type=Path,
-        metavar="DIR",
-        help="masks of sgc (DATA/saliency); the word boxes: BOXES as masks",
-    )
-    group.add_argument(
-        "--missing-mask",
-        choices=("error", "skip", "full"),
-        default="error",
-        help="images without a mask: stop, leave them out, or take all of them for foreground (error)",
-    )
-    group.add_argument(
-        "--boxes",
-        type=Path,
-        metavar="DIR",
-        help="annotations of training images (VOC XML; tiny-imagenet's own)",
-    )
-    group.set_defaults(negatives=None)
-    if preset.multi_label:
-        listed = "images without each category, by extract_negative_image_list.py (from DATA's annotations)"
-        group.add_argument("--negatives", type=Path, metavar="FILE.npz", help=listed)
-
-
-def _add_method(group: argparse._ArgumentGroup, preset: Preset) -> None:
-    group.add_argument(
-        "--method",
-        choices=("grid",) if preset.multi_label else tuple(WEIGHTS),
-        default=preset.method,
-        help="(default: %(default)s)",
-    )
-    group.add_argument(
-        "-t", "--temperature", type=positive_float, default=0.5, help="τ of the contrast (0.5)"
-    )
-    group.add_argument(
-        "--lambda",
-        dest="weight",
-        type=non_negative_float,
-        default=preset.weight,
-        help="λ, weight of the consistency; 0: the cross-entropy of the method's views alone (cgc, sgc: 0.5; grid: 25; "
-        "l2, whose published weight is unknown: 0.5 × IMAGE_SIZE²; energy, which is ours: 1)",
-    )
-    group.add_argument(
-        "--anchor",
-        choices=("augmented", "query"),
-        default="augmented",
-        help="as released, or as in the paper",
-    )
-    group.add_argument(
-        "--map-floor",
-        type=fraction,
-        default=MAP_FLOOR,
-        help="bound the gradient of maps smaller than this share of the batch's mean map; 0: as published "
-        "(default: %(default)s)",
-    )
-    group.add_argument(
-        "--clip-grad-norm", type=non_negative_float, default=0.0, help="clip the gradient's norm (0: never)"
-    )
-    group.add_argument(
-        "--lambda-warmup",
-        type=non_negative_int,
-        default=0,
-        metavar="EPOCHS",
-        help="raise λ over so many epochs",
-    )
-
-
-def _add_beyond(group: argparse._ArgumentGroup, preset: Preset) -> None:
-    group.add_argument("--device", help="cpu, cuda, cuda:1, … (default: GPUs if there are any)")
-    group.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision (off)")
-    group.add_argument(
-        "--schedule",
-        choices=("step", "cosine", "onecycle", "multistep"),
-        help=f"step: ÷10 every 30 epochs, as published ({preset.schedule}; with --decay_epochs multistep)",
-    )
-    group.add_argument("--image-size", type=positive_int, default=224, help="side of the views (224)")
-    group.add_argument(
-        "--resize-size", type=positive_int, help="shorter side before the centre crop (IMAGE_SIZE × 256/224)"
-    )
-    group.add_argument(
-        "--new-head", action="store_true", help="start with a fresh classifier instead of the checkpoint's"
-    )
-    group.add_argument("--strict", action="store_true", help="stop at the first unreadable image")
-    group.add_argument(
-        "--keep",
-        type=non_negative_int,
-        default=1,
-        help="latest checkpoints to keep beside the best (0: all) (1)",
-    )
-    group.add_argument(
-        "--compile", action="store_true", help="torch.compile the network up to its target layer"
-    )
-    group.add_argument(
-        "--maxpool", action="store_true", help="global max pooling before the classifier (GMP)"
-    )
-    group.add_argument(
-        "--num-gpus", type=non_negative_int, metavar="N", help="0: CPU (default: all visible GPUs)"
-    )

@@ -17,9 +17,11 @@ from cgc.data.method_views import (
 from cgc.data.multi_label import open_distractors, open_multi_label
 from cgc.data.presets import resize_size
 from cgc.data.saliency import MaskFolder, RegionMasks, SaliencyMasks
+from cgc.data.shares import ShareOfBatches
 from cgc.data.training_boxes import as_boxed_images, read_training_boxes
-from cgc.data.unlabelled import PairedLoader, make_unlabelled_loader, open_unlabelled
+from cgc.data.unlabelled import PairedLoader, open_unlabelled, unlabelled_order
 from cgc.data.views import EvalViews, SeededSampler, TrainViews, ViewLoader, make_loader
+from cgc.engine.processes import Processes
 from cgc.errors import InputError
 
 
@@ -30,8 +32,8 @@ class TrainingData:
     what the user should know.
     """
 
-    def __init__(self, options: TrainOptions, pin_memory: bool) -> None:
-        self.options, self.pin_memory = options, pin_memory
+    def __init__(self, options: TrainOptions, pin_memory: bool, processes: Processes | None = None) -> None:
+        self.options, self.pin_memory, self.processes = options, pin_memory, processes
         self.notes: list[str] = []
         self.held_out: EvalViews
         self.views: EvalViews
@@ -39,7 +41,9 @@ class TrainingData:
             self.classes = self._open_several_labels() if options.multi_label else self._open_classes()
         except ValueError as error:
             raise InputError(str(error)) from error
-        self.held_out_loader = self._loader(self.held_out, SeededSampler(len(self.held_out), shuffle=False))
+        self.held_out_loader = self._loader(
+            self.held_out, SeededSampler(len(self.held_out), shuffle=False), uneven=True
+        )
         labelled = self._loader(self.views, SeededSampler(len(self.views), seed=options.seed))
         self.loader: ViewLoader | PairedLoader = self._paired(labelled) if options.unlabelled else labelled
 
@@ -68,7 +72,7 @@ class TrainingData:
         held_out, said_of_held_out = open_multi_label(
             options.val or options.data, "val", dataset=options.dataset, classes=train.classes
         )
-        distractors, said_of_distractors = open_distractors(train, options.negatives)
+        distractors, said_of_distractors = open_distractors(train, options.negative_images)
         self.notes += [*said, *said_of_held_out, *said_of_distractors]
         self.held_out = StretchedViews(held_out, size)
         self.views = MultiLabelGridViews(train, size, distractors)
@@ -108,30 +112,25 @@ class TrainingData:
             raise InputError(f"--unlabeled is for the methods cgc and sgc, not for {options.method}")
         assert options.unlabelled is not None
         images = open_unlabelled(options.unlabelled, batch_size=options.batch_size)
-        views = None
+        views: EvalViews
         if options.method == "sgc":
             masks = self._masks(images)
             views = SaliencyQueries(masks.images, options.image_size, self.resize, masks)
             images = masks.images
-        stream = make_unlabelled_loader(
-            images,
-            options.image_size,
-            self.resize,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            seed=options.seed,
-            pin_memory=self.pin_memory,
-            views=views,
-        )
+        else:
+            views = EvalViews(images, options.image_size, self.resize)
+        stream = unlabelled_order(images, options.seed)
         self.notes.append(f"{len(self.train)} labelled and {len(images)} unlabelled images")
-        return PairedLoader(labelled, stream)
+        return PairedLoader(labelled, self._loader(views, stream))
 
-    def _loader(self, views: EvalViews, sampler: SeededSampler) -> ViewLoader:
-        options = self.options
+    def _loader(self, views: EvalViews, order: SeededSampler, *, uneven: bool = False) -> ViewLoader:
+        """Batches of the options' size, or of several processes this one's part of each."""
+        options, sharers = self.options, self.processes
+        batch_size = options.batch_size
+        sampler: SeededSampler | ShareOfBatches = order
+        if sharers is not None:
+            sampler = ShareOfBatches(order, batch_size, sharers.rank, sharers.size, uneven=uneven)
+            batch_size //= sharers.size
         return make_loader(
-            views,
-            sampler,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            pin_memory=self.pin_memory,
+            views, sampler, batch_size=batch_size, workers=options.workers, pin_memory=self.pin_memory
         )

@@ -10,6 +10,7 @@ from torch import nn
 from cgc.commands.train_options import TrainOptions
 from cgc.data.views import ViewLoader
 from cgc.engine.multi_label_validation import BEST_BY, MultiLabelStep, validate_multi_label
+from cgc.engine.processes import Processes
 from cgc.engine.runtime import StopRequest
 from cgc.engine.validation import validate
 from cgc.errors import InputError
@@ -94,15 +95,15 @@ def best_by(options: TrainOptions) -> str:
 def run_validation(
     step: nn.Module,
     loader: ViewLoader,
-    num_classes: int,
     device: torch.device,
     options: TrainOptions,
     stop: StopRequest,
+    processes: Processes | None = None,
 ) -> tuple[dict[str, float], list[str]]:
     """Figures of one pass over the held-out images, and those that cannot be read."""
     if options.multi_label:
         return validate_multi_label(
-            step, loader, device, num_classes=num_classes, strict=options.strict, stop=stop
+            step, loader, device, strict=options.strict, stop=stop, processes=processes
         )
     return validate(
         step,
@@ -112,4 +113,5 @@ def run_validation(
         temperature=options.temperature,
         strict=options.strict,
         stop=stop,
+        processes=processes,
     )

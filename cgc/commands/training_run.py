@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,124 +16,81 @@ from torch import nn
 from cgc.commands.train_options import TrainOptions
 from cgc.commands.training_data import TrainingData
 from cgc.commands.training_methods import best_by, build_method, run_validation, validation_step
+from cgc.commands.training_network import TrainedNetwork
 from cgc.data.presets import normalise
+from cgc.data.seeding import mix_seed
+from cgc.data.shares import plan_of
 from cgc.data.unlabelled import PairedLoader
 from cgc.engine.checkpoint import CheckpointFolder
 from cgc.engine.loop import Trainer
 from cgc.engine.optim import make_optimizer, make_schedule
+from cgc.engine.processes import Processes
 from cgc.engine.progress import LoopOptions, Progress
 from cgc.engine.records import RunRecorder
-from cgc.engine.runtime import StopRequest, in_parallel, pick_device
+from cgc.engine.runtime import StopRequest, in_parallel
+from cgc.engine.step import OptimizerStep
+from cgc.engine.together import StopTogether, distributed, synchronise_batch_norm
 from cgc.errors import InputError
-from cgc.gradcam import GradCAMModel
 from cgc.methods.base import Method
 from cgc.methods.semi import check_replicas
-from cgc.models.backbones import build_backbone, check_image_size, pretrained_classes
-from cgc.models.checkpoint_layouts import (
-    Checkpoint,
-    load_weights,
-    match,
-    read_checkpoint,
-    released_state_dict,
-)
-from cgc.models.loading import architecture
+from cgc.models.checkpoint_layouts import released_state_dict
 from cgc.report.overlays import panel_row
 
-_DEFAULT_ARCH = "resnet50"
 _PANEL_IMAGES = 8
 _PLACES = {"data", "resume", "save_dir", "log_dir"}
-_MAY_CHANGE = _PLACES | {"workers", "print_freq", "evaluate", "keep", "device", "gpu"}
+_MAY_CHANGE = _PLACES | {"workers", "print_freq", "evaluate", "keep", "device", "gpu", "dist_backend"}
 
 
 class TrainingRun:
     """Everything of one command, set up so that what can be wrong is found before the first step."""
 
-    def __init__(self, options: TrainOptions) -> None:
-        self.options = options
+    def __init__(
+        self, options: TrainOptions, device: torch.device, processes: Processes | None = None
+    ) -> None:
+        self.options, self.device, self.processes = options, device, processes
+        self.speaks = processes is None or processes.rank == 0
         self.stop = StopRequest()
-        self.device = pick_device("cpu" if options.num_gpus == 0 else options.device, options.gpu)
-        self.checkpoint = read_checkpoint(options.resume) if options.resume else None
-        self.arch = options.arch or (architecture(self.checkpoint) if self.checkpoint else _DEFAULT_ARCH)
-        self.data = TrainingData(options, pin_memory=self.device.type == "cuda")
+        network = TrainedNetwork(options, device)
+        self.checkpoint, self.arch = network.checkpoint, network.arch
+        self.data = TrainingData(options, pin_memory=device.type == "cuda", processes=processes)
         self.classes = self.data.classes
-        for note in self.data.notes:
-            print(note, file=sys.stderr)
-        self.model = self._build_model()
-        self.validation = in_parallel(validation_step(self.model, options), self.device, options.amp)
+        self._say(*self.data.notes)
+        self.model = network.build(self.classes, self._smallest_batch())
+        self.starts_anew = network.starts_anew
+        if options.sync_bn:
+            synchronise_batch_norm(self.model, device)
+        if processes is not None and processes.rank:
+            torch.manual_seed(mix_seed(options.seed, processes.rank))  # of dropout: the processes' own
+        self.validation = in_parallel(validation_step(self.model, options), device, options.amp)
         if options.compile and isinstance(self.validation, nn.DataParallel):
-            raise InputError("--compile runs on one GPU: pick it with --gpu N")
+            raise InputError("--compile runs on one GPU: pick it with --gpu N, or start a process per GPU")
 
-    def _build_model(self) -> GradCAMModel:
-        options = self.options
-        torch.manual_seed(options.seed)
-        backbone = build_backbone(
-            self.arch,
-            len(self.classes),
-            pretrained=options.pretrained and self.checkpoint is None,
-            maxpool=options.maxpool,
-        )
-        if (
-            options.pretrained
-            and self.checkpoint is None
-            and pretrained_classes(self.arch) != len(self.classes)
-        ):
-            print(
-                f"{self.arch}: published weights, fresh classifier of {len(self.classes)} classes",
-                file=sys.stderr,
-            )
-        self.starts_anew = options.new_head
-        if self.checkpoint is not None:
-            if options.other_head == "initialise":
-                # A file of another head, SwAV's for instance, starts the network; it is not a run to go on with.
-                self.starts_anew |= not match(backbone, self.checkpoint).head_fits
-            said = load_weights(
-                backbone, self.checkpoint, new_head=options.new_head, other_head=options.other_head
-            )
-            print(said, file=sys.stderr)
-            self._check_classes(self.checkpoint)
-        # The smallest batch of the run is its last one.
-        smallest = min(len(self.data.views) % options.batch_size or options.batch_size, 2)
-        try:
-            check_image_size(backbone, options.image_size, smallest, training=not options.evaluate)
-        except InputError as error:
-            raise InputError(f"{self.arch}, -b {options.batch_size}: {error}") from error
-        try:
-            # Channels last is what the views come in, and what convolutions are fastest with, on CPU and GPU.
-            model = GradCAMModel(backbone).to(self.device).to(memory_format=torch.channels_last)
-        except ValueError as error:
-            raise InputError(f"{self.arch}: {error}") from error
-        if options.compile:
-            model.compile_trunk()
-        return model
+    def _say(self, *lines: str) -> None:
+        for line in lines if self.speaks else ():
+            print(line, file=sys.stderr)
 
-    def _check_classes(self, checkpoint: Checkpoint) -> None:
-        """The same number of classes is not the same classes."""
-        theirs = checkpoint.extra.get("classes")
-        if not isinstance(theirs, list) or not theirs:  # not one of ours
-            return
-        if theirs != list(self.classes) and not self.starts_anew:
-            raise InputError(
-                f"{checkpoint.path} was trained on other classes ({theirs[0]}, …) than {self.options.data} has "
-                f"({self.classes[0]}, …); --new-head starts with a fresh classifier"
-            )
+    def _smallest_batch(self) -> int:
+        """Images in the smallest pass through the network, that of the last batch; 2 stands for more."""
+        batch_size, sharers = self.options.batch_size, 1 if self.processes is None else self.processes.size
+        rest = len(self.data.views) % batch_size // sharers or batch_size // sharers
+        return min(max(rest // self.options.accumulate, 1), 2)
 
     def validate_only(self) -> int:
         if self.checkpoint is None and not self.options.pretrained:
             raise InputError("-e needs a model: --resume FILE or --pretrained")
-        figures, unreadable = self._validate()
-        for name, value in figures.items():
-            print(f"{name} {value:.4f}")
-        name_unreadable(unreadable)
+        figures, unreadable = self._validate(self.stop)
+        if self.speaks:
+            for name, value in figures.items():
+                print(f"{name} {value:.4f}")
+            name_unreadable(unreadable)
         return 0
 
-    def _validate(self) -> tuple[dict[str, float], list[str]]:
+    def _validate(self, stop: StopRequest) -> tuple[dict[str, float], list[str]]:
         loader = self.data.held_out_loader
-        return run_validation(
-            self.validation, loader, len(self.classes), self.device, self.options, self.stop
-        )
+        return run_validation(self.validation, loader, self.device, self.options, stop, self.processes)
 
     def train(self) -> int:
-        options, stop = self.options, self.stop
+        options = self.options
         continued = self._continued()
         if continued is None and options.start_epoch >= options.epochs:
             raise InputError(
@@ -145,9 +101,10 @@ class TrainingRun:
             or Path("runs") / f"{options.method}-{self.arch.replace(':', '-')}-seed{options.seed}"
         )
         folder = CheckpointFolder(save_dir, options.keep)
-        folder.claim()
-        if continued is None or save_dir.resolve() not in Path(options.resume or "").resolve().parents:
-            folder.refuse_if_used()
+        if self.speaks:
+            folder.claim()
+            if continued is None or save_dir.resolve() not in Path(options.resume or "").resolve().parents:
+                folder.refuse_if_used()
         trainer = self._trainer(folder)
         if continued is not None:
             self._say_what_changed(continued)
@@ -157,28 +114,32 @@ class TrainingRun:
                 raise InputError(f"{options.resume}: {error}") from error
         else:
             trainer.start_at(options.start_epoch)
-        recorder = RunRecorder(
+        stop = self.stop if self.processes is None else StopTogether(self.stop, self.processes)
+        recorder = self._recorder(save_dir, trainer.progress.epoch) if self.speaks else None
+        try:
+            with self.stop.listening():
+                progress = trainer.fit(stop, recorder)
+        finally:
+            if recorder is not None:
+                recorder.close()
+                name_unreadable(trainer.progress.unreadable)
+        completed = progress.epoch >= options.epochs
+        if recorder is not None:
+            recorder.result(self._result(progress, recorder.rows[-1] if recorder.rows else {}, completed))
+        if completed:
+            return 0
+        self._say(f"stopped; to continue: the same command with --resume {folder.latest or options.resume}")
+        return stop.exit_status
+
+    def _recorder(self, save_dir: Path, first_epoch: int) -> RunRecorder:
+        options = self.options
+        return RunRecorder(
             save_dir,
             options.log_dir or save_dir / "tensorboard",
             {**asdict(options), "arch": self.arch, "classes": list(self.classes)},
-            first_epoch=trainer.progress.epoch,
+            first_epoch=first_epoch,
             panels=self._panels,
         )
-        try:
-            with stop.listening():
-                progress = trainer.fit(stop, recorder)
-        finally:
-            recorder.close()
-            name_unreadable(trainer.progress.unreadable)
-        completed = progress.epoch >= options.epochs
-        recorder.result(self._result(progress, recorder.rows[-1] if recorder.rows else {}, completed))
-        if completed:
-            return 0
-        print(
-            f"stopped; to continue: the same command with --resume {folder.latest or options.resume}",
-            file=sys.stderr,
-        )
-        return stop.exit_status
 
     def _continued(self) -> Mapping[str, Any] | None:
         """The checkpoint's state of training, unless the file or the options mean weights to start from."""
@@ -193,7 +154,7 @@ class TrainingRun:
             return
         for name in sorted(set(before) & set(now) - _MAY_CHANGE):
             if before[name] != now[name]:
-                print(f"continuing with {name} {now[name]}; it was {before[name]}", file=sys.stderr)
+                self._say(f"continuing with {name} {now[name]}; it was {before[name]}")
 
     def _plain_options(self) -> dict[str, Any]:
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()}
@@ -208,7 +169,7 @@ class TrainingRun:
             weight_decay=options.weight_decay,
             lr_last_layer=options.lr_last_layer,
         )
-        steps = math.ceil(len(self.data.views) / options.batch_size)
+        steps = plan_of(self.data.loader).steps
         schedule = make_schedule(
             options.schedule,
             optimizer,
@@ -222,10 +183,17 @@ class TrainingRun:
             if hasattr(method, "weight"):
                 method.weight = options.weight * share  # type: ignore[assignment]
 
+        clip_at = options.clip_grad_norm or None
         return Trainer(
-            self._in_parallel(method),
-            self.model,
-            optimizer,
+            OptimizerStep(
+                self._in_parallel(method),
+                self.model,
+                optimizer,
+                self.device,
+                amp=options.amp,
+                clip_grad_norm=clip_at,
+                parts=options.accumulate,
+            ),
             schedule,
             self.data.loader,
             self.device,
@@ -234,7 +202,7 @@ class TrainingRun:
                 seed=options.seed,
                 print_freq=options.print_freq,
                 amp=options.amp,
-                clip_grad_norm=options.clip_grad_norm or None,
+                clip_grad_norm=clip_at,
                 strict=options.strict,
                 warmup_steps=options.lambda_warmup * steps,
             ),
@@ -244,14 +212,26 @@ class TrainingRun:
             prepare=method.prepare,
             set_weight=set_weight,
             best_by=best_by(options),
+            processes=self.processes,
         )
 
     def _in_parallel(self, method: Method) -> nn.Module:
+        for part in method.modules():
+            if isinstance(part, Method):
+                part.across = self.processes
+                part.gathered = self.options.negatives == "gathered"
         wrapped = in_parallel(method, self.device, self.options.amp)
-        if isinstance(wrapped, nn.DataParallel) and isinstance(self.data.loader, PairedLoader):
-            unlabelled = self.data.loader.unlabelled_batch_size
-            check_replicas(len(self.data.views), self.options.batch_size, unlabelled, len(wrapped.device_ids))
-        return wrapped
+        replicas = len(wrapped.device_ids) if isinstance(wrapped, nn.DataParallel) else 1
+        sharers = 1 if self.processes is None else self.processes.size
+        own, parts = self.options.batch_size // sharers, replicas * self.options.accumulate
+        if parts > 1 and isinstance(self.data.loader, PairedLoader):
+            if replicas < parts != self.options.accumulate:
+                raise InputError("--accumulate with unlabelled images takes one GPU, or a process per GPU")
+            check_replicas(len(self.data.views) // sharers, own, own, parts)
+        negatives = method.negatives(-(-own // parts))
+        if negatives:
+            self._say(f"each image is contrasted with {negatives} others")
+        return wrapped if self.processes is None else distributed(wrapped, self.device)
 
     def _state(self) -> dict[str, Any]:
         """The parts of a checkpoint that do not belong to the loop, in the released layout."""

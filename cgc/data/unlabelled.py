@@ -20,7 +20,9 @@ import numpy as np
 from torch import Tensor
 
 from cgc.data.folders import ImageList, PathTable, images_below
-from cgc.data.views import Batch, EvalViews, SeededSampler, ViewLoader, make_loader, mix_seed
+from cgc.data.seeding import SeededSampler, mix_seed
+from cgc.data.shares import plan_of
+from cgc.data.views import Batch, ViewLoader
 from cgc.errors import InputError
 
 NO_LABEL = -1
@@ -77,25 +79,9 @@ class StreamSampler(SeededSampler):
             epoch, start, left = epoch + 1, 0, left - taken
 
 
-def make_unlabelled_loader(
-    images: ImageList,
-    image_size: int,
-    resize: int | None = None,
-    *,
-    batch_size: int,
-    workers: int,
-    seed: int = 0,
-    pin_memory: bool = False,
-    views: EvalViews | None = None,
-) -> ViewLoader:
-    """Batches of `query` views along the stream. Where two passes meet, an image may stand in a batch twice.
-
-    `seed` is the run's. `views` are others than `EvalViews(images, image_size, resize)`, of the same images. An
-    unreadable image is replaced by the next of the list, see `EvalViews`, which also says what is raised.
-    """
-    views = EvalViews(images, image_size, resize) if views is None else views
-    sampler = StreamSampler(len(images), seed=mix_seed(seed, _STREAM))
-    return make_loader(views, sampler, batch_size=batch_size, workers=workers, pin_memory=pin_memory)
+def unlabelled_order(images: ImageList, seed: int = 0) -> StreamSampler:
+    """The stream of a run with this seed. Where two passes meet, an image may stand in a batch twice."""
+    return StreamSampler(len(images), seed=mix_seed(seed, _STREAM))
 
 
 class PairedBatch(NamedTuple):
@@ -114,33 +100,29 @@ class PairedBatch(NamedTuple):
 class PairedLoader:
     """One pass over the labelled loader, with a full batch of the unlabelled stream beside each of its batches.
 
-    The labelled loader's sampler is the only clock: after s steps of the run, whole and unfinished epochs together,
-    the stream stands at item s·M, M being the unlabelled batch size. Hence `set_epoch(epoch, start=…)`, here or on
-    `sampler`, places both.
+    The labelled loader's order is the only clock: after s steps of the run, whole and unfinished epochs together,
+    the stream stands at item s·M, M being the unlabelled batch size (with several processes: of all of them). Hence
+    `set_epoch(epoch, start=…)`, here or on `plan.order`, places both.
 
-    Raises ValueError if the samplers are others than `SeededSampler` and `StreamSampler`, and, on iteration, if the
-    labelled sampler starts inside a batch; InputError as `ViewLoader`.
+    Raises ValueError if the unlabelled loader's order is no `StreamSampler`, and, on iteration, if the labelled one
+    starts inside a batch; InputError as `ViewLoader`.
     """
 
     def __init__(self, labelled: ViewLoader, unlabelled: ViewLoader) -> None:
-        sampler, stream = labelled.sampler, unlabelled.sampler
-        if not isinstance(sampler, SeededSampler) or not isinstance(stream, StreamSampler):
-            raise ValueError(
-                f"PairedLoader needs a SeededSampler and a StreamSampler, got {type(sampler).__name__} and "
-                f"{type(stream).__name__}"
-            )
-        assert labelled.batch_size is not None
-        assert unlabelled.batch_size is not None
+        plan, other = plan_of(labelled), plan_of(unlabelled)
+        if not isinstance(other.order, StreamSampler):
+            raise ValueError(f"PairedLoader needs a StreamSampler, got {type(other.order).__name__}")
         self.labelled, self.unlabelled = labelled, unlabelled
-        self.sampler, self.stream = sampler, stream
-        self.batch_size, self.unlabelled_batch_size = labelled.batch_size, unlabelled.batch_size
+        self.plan, self.stream = plan, other.order
+        self.sampler, self.batch_size = labelled.sampler, labelled.batch_size
+        self.unlabelled_batch_size = other.batch_size
 
     def __len__(self) -> int:
         return len(self.labelled)
 
     def set_epoch(self, epoch: int, *, start: int = 0) -> None:
         """Begin `epoch` after `start` labelled items: a multiple of the batch size, or all of them."""
-        self.sampler.set_epoch(epoch, start=start)
+        self.plan.order.set_epoch(epoch, start=start)
         self._steps_done()
 
     def __iter__(self) -> Iterator[PairedBatch]:
@@ -166,10 +148,10 @@ class PairedLoader:
             raise
 
     def _steps_done(self) -> int:
-        length, start = self.sampler.length, self.sampler.start
-        if start % self.batch_size and start != length:
-            raise ValueError(f"{start} labelled items are no whole number of batches of {self.batch_size}")
-        return self.sampler.epoch * math.ceil(length / self.batch_size) + math.ceil(start / self.batch_size)
+        (order, batch_size, steps), start = self.plan, self.plan.order.start
+        if start % batch_size and start != order.length:
+            raise ValueError(f"{start} labelled items are no whole number of batches of {batch_size}")
+        return order.epoch * steps + min(math.ceil(start / batch_size), steps)
 
 
 def _batches(loader: ViewLoader) -> Generator[Batch, None, None]:

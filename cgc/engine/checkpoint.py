@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cgc.engine.processes import Processes
 from cgc.errors import InputError, RunError
 
 _NAME = re.compile(r"checkpoint_\d{3,}(_step\d+)?\.pth\.tar")
@@ -89,14 +90,35 @@ def _write(path: Path, write: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
-def random_state() -> dict[str, Any]:
-    """torch's random states; nothing in this project draws from another generator."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+def random_states(processes: Processes | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """torch's random states, of this process and of the others; nothing in this project draws from another generator.
+
+    With several processes collective; the second part then holds those of all but the first process.
+    """
+    if processes is None:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}, []
+    # Each process has one GPU; touching the others' would cost memory there.
+    own = {
+        "cpu": torch.get_rng_state(),
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
+    }
+    return own, processes.gather(own)[1:]
 
 
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Inverse of :func:`random_state`; GPUs that are no longer there are left out."""
-    torch.set_rng_state(state["cpu"])
-    for device, cuda in enumerate(state["cuda"][: torch.cuda.device_count()]):
+def restore_random_state(content: Mapping[str, Any], processes: Processes | None = None) -> None:
+    """Inverse of :func:`random_states` from a checkpoint; GPUs that are no longer there are left out.
+
+    A process that the saved run did not have keeps the state that its seed gave it.
+    """
+    states = [content["random_state"], *content.get("random_states_of_others", [])]
+    rank = 0 if processes is None else processes.rank
+    if rank >= len(states):
+        return
+    torch.set_rng_state(states[rank]["cpu"])
+    if processes is not None:
+        for cuda in states[rank]["cuda"][:1] if torch.cuda.is_available() else []:
+            torch.cuda.set_rng_state(cuda)
+        return
+    for device, cuda in enumerate(states[rank]["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(cuda, device)

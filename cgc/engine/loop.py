@@ -13,19 +13,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+from cgc.data.seeding import mix_seed
+from cgc.data.shares import plan_of
 from cgc.data.unlabelled import PairedBatch, PairedLoader
-from cgc.data.views import Batch, SeededSampler, ViewLoader, mix_seed
-from cgc.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
+from cgc.data.views import Batch, ViewLoader
+from cgc.engine.checkpoint import CheckpointFolder, random_states, restore_random_state
+from cgc.engine.processes import Processes
 from cgc.engine.progress import LoopOptions, Progress
-from cgc.engine.records import RunRecorder
+from cgc.engine.records import RunRecorder, epoch_line
 from cgc.engine.runtime import Stopped, StopRequest, bar_interval
-from cgc.engine.totals import Totals, means_of
-from cgc.engine.transfer import on_device
+from cgc.engine.step import OptimizerStep
+from cgc.engine.together import StopTogether, share_buffers
+from cgc.engine.totals import Totals, add_step, means_of
+from cgc.engine.transfer import ahead
 from cgc.errors import InputError, RunError
 
 _TRANSFORMS = 1  # stream of mix_seed: apart from those of order and items, which end in -1 and an index
@@ -34,18 +38,16 @@ _TRANSFORMS = 1  # stream of mix_seed: apart from those of order and items, whic
 class Trainer:
     """Runs a method over a loader.
 
-    ``method`` is the module to call (DataParallel-wrapped or not), ``prepare`` gives its inputs from a batch on the
-    device and a generator, ``model`` is what it trains; ``state`` gives the
-    parts of a checkpoint that are not the loop's (weights, arch, classes), ``validate`` figures with
+    ``step`` updates ``step.model`` from what ``prepare`` gives of a batch on the device and a generator; ``state``
+    gives the parts of a checkpoint that are not the loop's (weights, arch, classes), ``validate`` figures with
     ``best_by`` (above -1, the more the better) and the unreadable images, ``set_weight`` sets λ to a share of its value
-    for the warm-up.
+    for the warm-up. Of several ``processes``, which all run the same loop on their shares of each batch, the first one
+    writes and speaks.
     """
 
     def __init__(
         self,
-        method: nn.Module,
-        model: nn.Module,
-        optimizer: Optimizer,
+        step: OptimizerStep,
         schedule: LRScheduler,
         loader: ViewLoader | PairedLoader,
         device: torch.device,
@@ -53,24 +55,23 @@ class Trainer:
         *,
         folder: CheckpointFolder,
         state: Callable[[], dict[str, Any]],
-        validate: Callable[[], tuple[dict[str, float], list[str]]],
+        validate: Callable[[StopRequest], tuple[dict[str, float], list[str]]],
         prepare: Callable[[Any, torch.Generator], tuple[Tensor, ...]],
         set_weight: Callable[[float], None] = lambda share: None,
         best_by: str = "val_top1",
+        processes: Processes | None = None,
     ) -> None:
-        assert isinstance(loader.sampler, SeededSampler)
-        assert loader.batch_size is not None
-        self.method, self.model, self.optimizer, self.schedule = method, model, optimizer, schedule
-        self.loader, self.sampler, self.batch_size = loader, loader.sampler, loader.batch_size
+        self.step, self.schedule, self.loader = step, schedule, loader
+        self.order, self.batch_size, self.steps_per_epoch = plan_of(loader)
         self.device, self.options = device, options
         self.folder = folder
         self.recorder: RunRecorder | None = None
         self.state, self.validate, self.prepare, self.set_weight = state, validate, prepare, set_weight
         self.best_by = best_by
-        self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
+        self.processes = processes
+        self.speaks = processes is None or processes.rank == 0
         self.progress = Progress()
         self._in_step = False
-        self.steps_per_epoch = math.ceil(self.sampler.length / self.batch_size)
 
     def fit(self, stop: StopRequest, recorder: RunRecorder | None = None) -> Progress:
         """Train to the end, or until ``stop``; either way the last checkpoint holds the returned progress.
@@ -78,18 +79,21 @@ class Trainer:
         Raises RunError if the loss is not finite any more; InputError for an unreadable image under ``strict``.
         """
         self.recorder = recorder
+        if self.processes is not None:
+            stop = StopTogether(stop, self.processes)
         while self.progress.epoch < self.options.epochs and not stop:
-            totals = Totals(self.device, self.progress.sums)
+            totals = Totals(self.device, self.progress.sums, self.processes)
             try:
                 self._train_epoch(stop, totals)
                 if stop:
                     raise Stopped
-                self._finish_epoch(totals.read())
+                self._finish_epoch(totals.read(), stop)
             except Stopped:
                 self._save_unfinished(totals)
                 break
             except (InputError, KeyboardInterrupt):
-                self._save_unfinished(totals)
+                if self.processes is None:  # others may be anywhere, and saving takes all of them
+                    self._save_unfinished(totals)
                 raise
         return self.progress
 
@@ -105,14 +109,16 @@ class Trainer:
         """The steps of the current epoch that are not done yet."""
         started = time.perf_counter()
         progress, options = self.progress, self.options
-        self.sampler.set_epoch(
-            progress.epoch, start=min(progress.step * self.batch_size, self.sampler.length)
-        )
-        self.method.train()
+        self.order.set_epoch(progress.epoch, start=min(progress.step * self.batch_size, self.order.length))
+        self.step.method.train()
         steps = self.steps_per_epoch
-        title = f"epoch {progress.epoch + 1}/{options.epochs}"
         with tqdm(
-            total=steps, initial=progress.step, desc=title, unit="step", mininterval=bar_interval()
+            total=steps,
+            initial=progress.step,
+            desc=f"epoch {progress.epoch + 1}/{options.epochs}",
+            unit="step",
+            mininterval=bar_interval(),
+            disable=not self.speaks,
         ) as bar:
             for batch in self._batches():
                 self._in_step = True
@@ -122,12 +128,15 @@ class Trainer:
                 bar.update()
                 if progress.step % options.print_freq == 0 or progress.step == steps:
                     self._report(bar, totals.read())
+                    if isinstance(stop, StopTogether):
+                        stop.agree()
                 if stop:
                     break
         progress.seconds += time.perf_counter() - started
 
     def _batches(self) -> Iterator[Batch | PairedBatch]:
-        for batch in self.loader:
+        loaded: Iterator[Any] = iter(self.loader)
+        for batch in ahead(loaded, self.device):
             if batch.unreadable:
                 if self.options.strict:
                     raise InputError(f"unreadable image (--strict): {batch.unreadable[0]}")
@@ -143,44 +152,23 @@ class Trainer:
         seed = mix_seed(options.seed, progress.epoch, progress.step, _TRANSFORMS)
         generator = torch.Generator().manual_seed(seed)
         self._warm_up()
-        batch = on_device(batch, self.device)
-        outputs = self.method(*self.prepare(batch, generator))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(outputs["loss"].mean()).backward()
-        self.scaler.unscale_(self.optimizer)
-        limit = math.inf if options.clip_grad_norm is None else options.clip_grad_norm
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.progress.lr = float(self.schedule.get_last_lr()[0])
+        outputs, norm = self.step(self.prepare(batch, generator))
+        self.progress.lr, *others = (float(rate) for rate in self.schedule.get_last_lr())
+        self.progress.lr_last_layer = others[0] if others else None
         self.schedule.step()
-        self._add_up(totals, outputs, batch.labels, norm)
+        add_step(totals, outputs, batch.labels, norm, self.options.clip_grad_norm)
 
     def _warm_up(self) -> None:
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
         if self.options.warmup_steps:
             self.set_weight(min(1.0, (done + 1) / self.options.warmup_steps))
 
-    def _add_up(self, totals: Totals, outputs: Mapping[str, Tensor], labels: Tensor, norm: Tensor) -> None:
-        for name, value in outputs.items():
-            if name != "logits":
-                totals.add(name, value)
-        first_N = outputs["logits"].argmax(dim=1)
-        several = labels.dim() == 2  # then the first prediction should be one of them
-        totals.add("top1", labels.gather(1, first_N[:, None]) if several else first_N == labels)
-        totals.add("samples", torch.ones(len(labels), device=labels.device))
-        totals.add("steps", torch.ones((), device=norm.device))
-        usable = norm.isfinite()
-        totals.add("spoilt", ~usable)
-        totals.add("grad_norm", torch.where(usable, norm, 0))
-        totals.raise_to("grad_norm_max", torch.where(usable, norm, 0))
-        if self.options.clip_grad_norm is not None:
-            totals.add("clipped", norm > self.options.clip_grad_norm)
-
     def _report(self, bar: Any, totals: Mapping[str, float]) -> None:
         """Refresh the bar, log the step, and stop a run whose loss is no number."""
         self._check_finite(totals)
         means = means_of(totals)
+        if not self.speaks:
+            return
         rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
         bar.set_postfix_str(
             f"loss {means['loss']:.3f}, "
@@ -189,7 +177,11 @@ class Trainer:
         )
         step = self.progress.epoch * self.steps_per_epoch + self.progress.step
         if self.recorder is not None:
-            self.recorder.step(step, {**means, "lr": self.progress.lr})
+            self.recorder.step(step, {**means, **self._rates()})
+
+    def _rates(self) -> dict[str, float]:
+        head = self.progress.lr_last_layer
+        return {"lr": self.progress.lr, **({} if head is None else {"lr_last_layer": head})}
 
     def _check_finite(self, totals: Mapping[str, float]) -> None:
         """Stop a run whose loss or gradient is no number: its weights are spoilt.
@@ -204,20 +196,25 @@ class Trainer:
                 f"{self.folder.folder} are from before. A lower --lr or --clip-grad-norm may help."
             )
 
-    def _finish_epoch(self, totals: Mapping[str, float]) -> None:
+    def _finish_epoch(self, totals: Mapping[str, float], stop: StopRequest) -> None:
         progress = self.progress
         self._check_finite(totals)
         means = means_of(totals)
         started = time.perf_counter()
-        figures, unreadable = self.validate()
+        if self.processes is not None:
+            share_buffers(self.step.model)
+        figures, unreadable = self.validate(stop)
         self._note_unreadable(unreadable)
+        if self.processes is not None:
+            for lines in self.processes.gather(progress.unreadable):
+                self._note_unreadable(lines)
         progress.seconds += time.perf_counter() - started
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
         best = figures[self.best_by] > progress.best_acc1
         progress.best_acc1 = max(progress.best_acc1, figures[self.best_by])
         row = {
             "epoch": progress.epoch,
-            "lr": self.progress.lr,
+            **self._rates(),
             **{f"train_{name}": value for name, value in means.items()},
             **figures,
             "seconds": round(progress.seconds, 2),
@@ -226,18 +223,23 @@ class Trainer:
         self._save(best=best)
         if self.recorder is not None:
             self.recorder.epoch(row)
-        tqdm.write(_line(row))
+        if self.speaks:
+            tqdm.write(epoch_line(row))
 
     def _save(self, *, best: bool) -> None:
         progress = self.progress
         progress.batch_size, progress.seed = self._order
+        own, others = random_states(self.processes)
+        if not self.speaks:
+            return
         content = {
             "epoch": progress.epoch,
             "best_acc1": progress.best_acc1,
             **self.state(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "random_state": random_state(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "random_state": own,
+            "random_states_of_others": others,
             "progress": {**vars(progress)},
         }
         self.folder.save(content, progress.epoch, progress.step, best=best)
@@ -251,17 +253,19 @@ class Trainer:
 
         Raises InputError where the file's optimizer or position does not fit this run.
         """
-        groups = self.optimizer.state_dict()["param_groups"]
+        groups = self.step.optimizer.state_dict()["param_groups"]
         try:
             if len(extra["optimizer"]["param_groups"]) != len(groups):
                 raise ValueError(
                     "a learning rate of the classifier's own (--lr_last_layer) in one of the two alone"
                 )
-            self.optimizer.load_state_dict({"state": extra["optimizer"]["state"], "param_groups": groups})
+            self.step.optimizer.load_state_dict(
+                {"state": extra["optimizer"]["state"], "param_groups": groups}
+            )
             if "progress" in extra:
                 self.progress = Progress(**extra["progress"])
-                self.scaler.load_state_dict(extra["scaler"])
-                restore_random_state(extra["random_state"])
+                self.step.scaler.load_state_dict(extra["scaler"])
+                restore_random_state(extra, self.processes)
             else:
                 self.progress = Progress(int(extra["epoch"]), best_acc1=float(extra.get("best_acc1", -1)))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -289,10 +293,3 @@ class Trainer:
             done = self.progress.epoch * self.steps_per_epoch + self.progress.step
             for _ in range(min(done, self.options.epochs * self.steps_per_epoch)):
                 self.schedule.step()
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    parts = [
-        f"{name} {value:.4g}" for name, value in row.items() if isinstance(value, float) and name != "lr"
-    ]
-    return f"epoch {row['epoch']}: " + ", ".join(parts)

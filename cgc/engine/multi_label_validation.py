@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from cgc.data.presets import normalise
 from cgc.data.views import ViewLoader
-from cgc.engine.runtime import Stopped, StopRequest
-from cgc.errors import InputError
+from cgc.engine.processes import Processes
+from cgc.engine.runtime import StopRequest
+from cgc.engine.validation import joined, watched
 from cgc.gradcam import GradCAMModel
-from cgc.metrics.multilabel import MultilabelF1
+from cgc.metrics.multilabel import THRESHOLD, multilabel_scores
 from cgc.modes import evaluating
 
 BEST_BY = "val_overall_f1"
@@ -37,35 +38,27 @@ def validate_multi_label(
     loader: ViewLoader,
     device: torch.device,
     *,
-    num_classes: int,
     strict: bool = False,
     stop: StopRequest | None = None,
+    processes: Processes | None = None,
 ) -> tuple[dict[str, float], list[str]]:
     """Figures of one pass, in percent; and the unreadable images.
 
     ``val_overall_…`` pool all labels (OP, OR, OF1), ``val_class_…`` are means over classes (CP, CR, CF1), see
     :func:`cgc.metrics.multilabel.multilabel_scores`; a class is predicted if its probability is above one half.
     ``step`` as :class:`MultiLabelStep`. Images that stand in for unreadable ones are counted once. Modes are left as
-    they were found.
+    they were found. Of several ``processes`` each brings its share of the images, and all have the figures of one.
 
     Raises InputError for an unreadable image under ``strict``, Stopped once ``stop`` is set.
     """
     unreadable: list[str] = []
-    seen: set[int] = set()
-    metric = MultilabelF1(num_classes)
+    parts: list[dict[str, Tensor]] = []
     with evaluating(step):
-        for batch in loader:
-            if stop:
-                raise Stopped
+        for batch in watched(loader, strict, stop):
             unreadable += batch.unreadable
-            if strict and unreadable:
-                raise InputError(f"unreadable image (--strict): {unreadable[0]}")
             probabilities = step(batch.query.to(device, non_blocking=True))["probabilities"].cpu()
-            first = {index: row for row, index in reversed(list(enumerate(batch.indices.tolist())))}
-            rows = sorted(row for index, row in first.items() if index not in seen)
-            seen.update(first)
-            if rows:
-                metric.update(probabilities[rows], batch.labels[rows])
-    scores = metric.compute()._asdict()
+            parts.append({"index": batch.indices, "probabilities": probabilities, "labels": batch.labels})
+    rows, unreadable = joined(parts, unreadable, processes)
+    scores = multilabel_scores(rows["probabilities"] > THRESHOLD, rows["labels"])._asdict()
     figures = {f"val_{name}": 100 * float(scores[name]) for name in _FIGURES}
-    return figures, list(dict.fromkeys(unreadable))
+    return figures, unreadable

@@ -26,15 +26,16 @@ def make_optimizer(
     weight_decay: float,
     lr_last_layer: float | None = None,
 ) -> SGD:
-    """SGD over all parameters, as published.
+    """SGD over all parameters, as published; on CPU and GPU in one pass over the weights (torch's fused kernel).
 
     With ``lr_last_layer`` the classifier, which is the model's last linear layer (or last convolution, where that one
     classifies), has this rate and is the second group of parameters; the first group is all the rest.
 
     Raises ValueError if a rate is asked for the classifier of a model that has none.
     """
+    fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
     if lr_last_layer is None:
-        return SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
+        return SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
     parameters = dict(model.named_parameters())
     if not any(name.endswith("weight") and p.dim() in (2, 4) for name, p in parameters.items()):
         raise ValueError(f"{type(model).__name__} has no linear layer that could have a rate of its own")
@@ -43,7 +44,7 @@ def make_optimizer(
         {"params": [p for name, p in parameters.items() if name not in head], "lr": lr},
         {"params": [parameters[name] for name in head], "lr": lr_last_layer},
     ]
-    return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
 
 
 def make_schedule(

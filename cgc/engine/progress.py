@@ -29,6 +29,7 @@ class Progress:
     best_acc1: float = -1.0
     seconds: float = 0.0
     lr: float = 0.0
+    lr_last_layer: float | None = None  # where the classifier has a rate of its own
     unreadable: list[str] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     batch_size: int = 0

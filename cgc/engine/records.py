@@ -58,6 +58,12 @@ def _number(text: str) -> Any:
         return text
 
 
+def epoch_line(row: Mapping[str, Any]) -> str:
+    """An epoch's figures for the terminal."""
+    figures = ((k, v) for k, v in row.items() if isinstance(v, float) and not k.startswith("lr"))
+    return f"epoch {row['epoch']}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures)
+
+
 class RunRecorder:
     """Writes the records of one run.
 

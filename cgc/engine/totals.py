@@ -7,20 +7,34 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from cgc.engine.processes import Processes
+
 
 class Totals:
-    """Named sums and maxima on the device, read back once per report."""
+    """Named sums and maxima on the device, read back once per report.
 
-    def __init__(self, device: torch.device, start: Mapping[str, float]) -> None:
+    ``start``: what earlier readings gave. Over several ``processes`` a reading joins them all, and every process has to
+    ask for it; ``start`` is what they had joined.
+    """
+
+    def __init__(
+        self, device: torch.device, start: Mapping[str, float], processes: Processes | None = None
+    ) -> None:
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._device = device
-        self._totals = {k: torch.tensor(v, dtype=self._dtype, device=device) for k, v in start.items()}
+        self._device, self._processes = device, processes
+        first = processes is None or processes.rank == 0  # the others' part is in what was joined
+        self._totals = {
+            name: torch.tensor(value if first else 0.0, dtype=self._dtype, device=device)
+            for name, value in start.items()
+        }
+        self._maxima: set[str] = set()
 
     def add(self, name: str, value: Tensor) -> None:
         value = value.detach().sum(dtype=self._dtype)
         self._totals[name] = self._totals[name] + value if name in self._totals else value
 
     def raise_to(self, name: str, value: Tensor) -> None:
+        self._maxima.add(name)
         value = value.detach().to(self._dtype)
         self._totals[name] = torch.maximum(self._totals[name], value) if name in self._totals else value
 
@@ -28,7 +42,31 @@ class Totals:
         """All totals, with one copy from the device."""
         if not self._totals:
             return {}
-        return dict(zip(self._totals, torch.stack(list(self._totals.values())).tolist(), strict=True))
+        own = dict(zip(self._totals, torch.stack(list(self._totals.values())).tolist(), strict=True))
+        if self._processes is None:
+            return own
+        parts = self._processes.gather(own)
+        return {name: (max if name in self._maxima else sum)(part[name] for part in parts) for name in own}
+
+
+def add_step(
+    totals: Totals, outputs: Mapping[str, Tensor], labels: Tensor, norm: Tensor, clip_at: float | None
+) -> None:
+    """Add a step's per-sample outputs (N,), logits (N, K) for (N,) labels or (N, K) several, and gradient norm."""
+    for name, value in outputs.items():
+        if name != "logits":
+            totals.add(name, value)
+    first_N = outputs["logits"].argmax(dim=1)
+    several = labels.dim() == 2  # then the first prediction should be one of them
+    totals.add("top1", labels.gather(1, first_N[:, None]) if several else first_N == labels)
+    totals.add("samples", torch.ones(len(labels), device=labels.device))
+    totals.add("steps", torch.ones((), device=norm.device))
+    usable = norm.isfinite()
+    totals.add("spoilt", ~usable)
+    totals.add("grad_norm", torch.where(usable, norm, 0))
+    totals.raise_to("grad_norm_max", torch.where(usable, norm, 0))
+    if clip_at is not None:
+        totals.add("clipped", norm > clip_at)
 
 
 def means_of(totals: Mapping[str, float]) -> dict[str, float]:

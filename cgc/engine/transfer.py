@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +22,34 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     """A named tuple with its tensors on the device, its other fields as they are."""
     moved = (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch)
     return type(batch)(*moved)
+
+
+def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches on the device; a GPU gets the next one on a stream of its own while it works on the current one."""
+    if device.type != "cuda":
+        for batch in batches:
+            yield on_device(batch, device)
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    waiting: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            following = on_device(batch, device), stream.record_event()
+        if waiting is not None:
+            yield _arrived(*waiting, device)
+        waiting = following
+    if waiting is not None:
+        yield _arrived(*waiting, device)
+
+
+def _arrived(batch: Batch, copied: torch.cuda.Event, device: torch.device) -> Batch:
+    """The batch, for use on the current stream once its copy is done."""
+    current = torch.cuda.current_stream(device)
+    current.wait_event(copied)
+    for value in batch:
+        if isinstance(value, Tensor):
+            value.record_stream(current)  # its memory is not free before this stream is done with it
+    return batch
 
 
 class Readback:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from cgc.data.views import ViewLoader, mix_seed
+from cgc.data.views import Batch, ViewLoader, mix_seed
+from cgc.engine.processes import Processes
 from cgc.engine.runtime import Stopped, StopRequest
 from cgc.errors import InputError
 from cgc.metrics.accuracy import label_ranks
@@ -28,6 +29,7 @@ def validate(
     temperature: float,
     strict: bool = False,
     stop: StopRequest | None = None,
+    processes: Processes | None = None,
 ) -> tuple[dict[str, float], list[str]]:
     """Figures of one pass: ``val_top1`` and ``val_top5`` in percent, ``val_consistency`` (the CGC loss against 63
     negatives) and ``val_cosine`` (mean cosine of the two masks, 1 is best); and the unreadable images.
@@ -35,54 +37,65 @@ def validate(
     ``step`` maps uint8 queries and packed transforms to logits and the two heatmaps
     (:class:`cgc.methods.validation.ValidationStep`). The augmented view of an image depends on its index alone. Images
     that stand in for unreadable ones are counted once. ``val_zero_maps`` is the percentage of images one of whose maps
-    is zero: such a pair counts as consistent. Modes are left as they were found.
+    is zero: such a pair counts as consistent. Modes are left as they were found. Of several ``processes`` each brings
+    its share of the images, and all have the figures of one.
 
     Raises InputError for an unreadable image under ``strict``, Stopped once ``stop`` is set.
     """
     unreadable: list[str] = []
-    seen: set[int] = set()
-    queries: list[Tensor] = []
-    augmented: list[Tensor] = []
-    packed: list[Tensor] = []
-    ranks: list[Tensor] = []
+    parts: list[dict[str, Tensor]] = []
     with evaluating(step):
-        for batch in loader:
-            if stop:
-                raise Stopped
+        for batch in watched(loader, strict, stop):
             unreadable += batch.unreadable
-            if strict and unreadable:
-                raise InputError(f"unreadable image (--strict): {unreadable[0]}")
-            keep = _not_seen_before(batch.indices, seen)
             transform_N5 = held_out_transforms(batch.indices.tolist(), image_size)
             query = batch.query.to(device, non_blocking=True)
             outputs = step(query, transform_N5.to(device, non_blocking=True))
-            packed.append(transform_N5[keep])
-            ranks.append(label_ranks(outputs["logits"].float().cpu(), batch.labels)[keep])
-            queries.append(outputs["query_maps"].float().cpu()[keep])
-            augmented.append(outputs["augmented_maps"].float().cpu()[keep])
-    transform = SpatialTransform.unpack(torch.cat(packed), image_size)
-    agreement = consistency(
-        torch.cat(queries), torch.cat(augmented), transform, temperature=temperature, seed=_SEED
-    )
-    rank_N = torch.cat(ranks)
-    zero_N = torch.stack([torch.cat(maps).flatten(1).amax(1) == 0 for maps in (queries, augmented)]).any(0)
+            parts.append(
+                {
+                    "index": batch.indices,
+                    "transform": transform_N5,
+                    "rank": label_ranks(outputs["logits"].float().cpu(), batch.labels),
+                    "query": outputs["query_maps"].float().cpu(),
+                    "augmented": outputs["augmented_maps"].float().cpu(),
+                }
+            )
+    rows, unreadable = joined(parts, unreadable, processes)
+    transform = SpatialTransform.unpack(rows["transform"], image_size)
+    agreement = consistency(rows["query"], rows["augmented"], transform, temperature=temperature, seed=_SEED)
+    zero_N = torch.stack([rows[name].flatten(1).amax(1) == 0 for name in ("query", "augmented")]).any(0)
     figures = {
-        "val_top1": 100 * float((rank_N < 1).double().mean()),
-        "val_top5": 100 * float((rank_N < 5).double().mean()),
+        "val_top1": 100 * float((rows["rank"] < 1).double().mean()),
+        "val_top5": 100 * float((rows["rank"] < 5).double().mean()),
         "val_consistency": float(agreement.loss_N.mean()),
         "val_cosine": float(agreement.cosine_N.mean()),
         "val_zero_maps": 100 * float(zero_N.double().mean()),
     }
-    return figures, list(dict.fromkeys(unreadable))
+    return figures, unreadable
 
 
-def _not_seen_before(indices_N: Tensor, seen: set[int]) -> Tensor:
-    """Which indices (N,) are new; ``seen`` takes them up."""
-    new = []
-    for index in indices_N.tolist():
-        new.append(index not in seen)
-        seen.add(index)
-    return torch.tensor(new)
+def watched(loader: ViewLoader, strict: bool, stop: StopRequest | None) -> Iterator[Batch]:
+    """The batches, until ``stop`` is set (Stopped) or, under ``strict``, an image cannot be read (InputError)."""
+    for batch in loader:
+        if stop:
+            raise Stopped
+        if strict and batch.unreadable:
+            raise InputError(f"unreadable image (--strict): {batch.unreadable[0]}")
+        yield batch
+
+
+def joined(
+    parts: Sequence[Mapping[str, Tensor]], unreadable: list[str], processes: Processes | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The rows of all batches and processes in order of their ``index``, each image once; and every line once."""
+    rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    if processes is not None:
+        shares = [share for share in processes.gather((rows, unreadable)) if share[0]]
+        rows = {name: torch.cat([share[name] for share, _ in shares]) for name in shares[0][0]}
+        unreadable = [line for _, lines in shares for line in lines]
+    order = rows["index"].argsort(stable=True)
+    first = torch.ones(len(order), dtype=torch.bool)
+    first[1:] = rows["index"][order].diff() != 0
+    return {name: value[order[first]] for name, value in rows.items()}, list(dict.fromkeys(unreadable))
 
 
 def held_out_transforms(indices: Sequence[int], size: int) -> Tensor:

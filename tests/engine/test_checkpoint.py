@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cgc.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
+from cgc.engine.checkpoint import CheckpointFolder, random_states, restore_random_state
 from cgc.errors import InputError, RunError
 
 
@@ -139,8 +139,8 @@ def test_a_used_folder_is_refused(tmp_path: Path, name: str) -> None:
 def test_random_states_come_back_through_a_file(tmp_path: Path) -> None:
     torch.manual_seed(5)
     torch.rand(3)
-    path = CheckpointFolder(tmp_path, 1).save({"random_state": random_state()}, 1, 0)
+    path = CheckpointFolder(tmp_path, 1).save({"random_state": random_states()[0]}, 1, 0)
     expected = torch.rand(4)
     torch.manual_seed(6)
-    restore_random_state(torch.load(path, weights_only=True)["random_state"])
+    restore_random_state(torch.load(path, weights_only=True))
     assert torch.equal(torch.rand(4), expected)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgc.engine.runtime import Stopped
+from cgc.engine.runtime import Stopped, StopRequest
 from cgc.errors import InputError, RunError
 from tests.commands.runs import differences, training_folder
 from tests.engine.toy import EPOCHS, STEPS, fit, make_trainer, method_of, stop_after
@@ -61,7 +61,7 @@ def test_stopped_after_any_step_and_continued_ends_the_same(
 
     torch.manual_seed(12345)  # another process would not be in the same random state
     second = make_trainer(data, tmp_path)
-    second.model.load_state_dict(content["state_dict"])
+    second.step.model.load_state_dict(content["state_dict"])
     second.resume(content)
     fit(second, tmp_path)
     assert differences(final_state(tmp_path), final_state(uninterrupted)) == []
@@ -86,7 +86,7 @@ def test_an_epoch_is_one_pass_and_its_row_the_mean_over_samples(data: Path, tmp_
         seen.append((len(inputs[2]), float(outputs["loss"].detach().sum())))
         return outputs
 
-    trainer.method.forward = recording  # type: ignore[method-assign]
+    method_of(trainer).forward = recording  # type: ignore[method-assign]
     fit(trainer, tmp_path)
     assert [n for n, _ in seen] == [5, 5, 2]
     (row,) = metrics(tmp_path)
@@ -106,14 +106,16 @@ def test_every_step_draws_transforms_of_its_own(data: Path, tmp_path: Path) -> N
         drawn.append(inputs[3][:2].tolist())
         return forward(*inputs)
 
-    trainer.method.forward = recording  # type: ignore[method-assign]
+    method_of(trainer).forward = recording  # type: ignore[method-assign]
     fit(trainer, tmp_path)
     assert len({str(rows) for rows in drawn}) == EPOCHS * STEPS
 
 
 def test_best_is_the_first_highest_validation(data: Path, tmp_path: Path) -> None:
     scores = iter([50.0, 75.0, 75.0])
-    progress = fit(make_trainer(data, tmp_path, validate=lambda: ({"val_top1": next(scores)}, [])), tmp_path)
+    progress = fit(
+        make_trainer(data, tmp_path, validate=lambda stop: ({"val_top1": next(scores)}, [])), tmp_path
+    )
     best = torch.load(tmp_path / "model_best.pth.tar", weights_only=True)
     assert (progress.best_acc1, best["best_acc1"], best["epoch"]) == (75.0, 75.0, 2)
 
@@ -123,10 +125,10 @@ def test_gradients_are_clipped_and_the_share_is_reported(data: Path, tmp_path: P
     norms: list[float] = []
 
     def record(*_: Any) -> None:
-        grads = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+        grads = [p.grad.flatten() for p in trainer.step.model.parameters() if p.grad is not None]
         norms.append(float(torch.cat(grads).norm()))
 
-    trainer.optimizer.register_step_pre_hook(record)
+    trainer.step.optimizer.register_step_pre_hook(record)
     fit(trainer, tmp_path)
     assert len(norms) == STEPS
     assert max(norms) <= 1e-3 * (1 + 1e-4)
@@ -194,7 +196,7 @@ def test_weights_that_are_no_numbers_are_not_saved_though_the_losses_were_finite
             outputs["loss"] = _BadGradient.apply(outputs["loss"])
         return outputs
 
-    trainer.method.forward = breaking  # type: ignore[method-assign]
+    method_of(trainer).forward = breaking  # type: ignore[method-assign]
     with pytest.raises(RunError):
         fit(trainer, tmp_path)
     assert not (tmp_path / "checkpoint_002.pth.tar").exists()
@@ -203,14 +205,14 @@ def test_weights_that_are_no_numbers_are_not_saved_though_the_losses_were_finite
 def test_a_released_file_is_taken_up_at_its_epoch_with_its_learning_rate(data: Path, tmp_path: Path) -> None:
     """After 31 epochs the released trainer has set 0.01 in its optimizer: not to be divided by ten again."""
     trainer = make_trainer(data, tmp_path, epochs=62, schedule="step")
-    optimizer = trainer.optimizer.state_dict()
+    optimizer = trainer.step.optimizer.state_dict()
     for group in optimizer["param_groups"]:
         group.pop("initial_lr")
         group["lr"] = 0.01
     trainer.resume({"epoch": 31, "best_acc1": torch.tensor(12.5), "optimizer": optimizer})
     assert (trainer.progress.epoch, trainer.progress.best_acc1) == (31, 12.5)
     assert trainer.schedule.get_last_lr() == pytest.approx([0.01])
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+    assert trainer.step.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
     method_of(trainer).scale = lambda calls: 1e-9
     fit(trainer, tmp_path)
     rates = {row["epoch"]: float(row["lr"]) for row in metrics(tmp_path)}
@@ -224,17 +226,17 @@ def test_a_released_file_continues_under_every_schedule(data: Path, tmp_path: Pa
     """The rate is the one that a run from the start would have had."""
     twin = make_trainer(data, tmp_path, schedule=name)
     for _ in range(2 * STEPS):
-        twin.optimizer.step()
+        twin.step.optimizer.step()
         twin.schedule.step()
     trainer = make_trainer(data, tmp_path, schedule=name)
-    optimizer = trainer.optimizer.state_dict()
+    optimizer = trainer.step.optimizer.state_dict()
     plain = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "params")
     optimizer["param_groups"] = [
         {k: v for k, v in group.items() if k in plain} for group in optimizer["param_groups"]
     ]
     optimizer["param_groups"][0]["lr"] = 0.1
     trainer.resume({"epoch": 2, "best_acc1": 1.0, "optimizer": optimizer})
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(twin.optimizer.param_groups[0]["lr"])
+    assert trainer.step.optimizer.param_groups[0]["lr"] == pytest.approx(twin.optimizer.param_groups[0]["lr"])
     fit(trainer, tmp_path)
 
 
@@ -243,7 +245,7 @@ def test_start_epoch_advances_the_schedule_without_a_warning(
 ) -> None:
     trainer = make_trainer(data, tmp_path, epochs=40, schedule="step")
     trainer.start_at(35)
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+    assert trainer.step.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
     assert [str(w.message) for w in recwarn if "lr_scheduler" in str(w.message)] == []
 
 
@@ -264,7 +266,7 @@ def test_a_stop_request_during_validation_keeps_the_epoch(data: Path, tmp_path: 
     """Validation of a large set takes longer than a scheduler waits: it is begun again after resuming."""
     trainer = make_trainer(data, tmp_path)
 
-    def interrupted() -> tuple[dict[str, float], list[str]]:
+    def interrupted(stop: StopRequest) -> tuple[dict[str, float], list[str]]:
         raise Stopped
 
     trainer.validate = interrupted
@@ -276,7 +278,7 @@ def test_a_stop_request_during_validation_keeps_the_epoch(data: Path, tmp_path: 
 def test_an_unreadable_validation_image_under_strict_keeps_the_epoch(data: Path, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path)
 
-    def strict() -> tuple[dict[str, float], list[str]]:
+    def strict(stop: StopRequest) -> tuple[dict[str, float], list[str]]:
         raise InputError("unreadable image")
 
     trainer.validate = strict

@@ -173,11 +173,16 @@ def test_schedules_scale_both_rates(name: Schedule) -> None:
 def two_rates(data: Path, folder: Path, lr_last_layer: float = 0.4) -> Trainer:
     """The toy trainer, whose classifier comes before the rest of its parameters, with two rates that both fall."""
     trainer = make_trainer(data, folder)
-    trainer.optimizer = make_optimizer(
-        trainer.model, lr=0.05, momentum=0.9, weight_decay=1e-4, lr_last_layer=lr_last_layer
+    trainer.step.optimizer = make_optimizer(
+        trainer.step.model, lr=0.05, momentum=0.9, weight_decay=1e-4, lr_last_layer=lr_last_layer
     )
     trainer.schedule = make_schedule(
-        "multistep", trainer.optimizer, epochs=EPOCHS, steps_per_epoch=STEPS, milestones=[1, 2], gamma=0.5
+        "multistep",
+        trainer.step.optimizer,
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS,
+        milestones=[1, 2],
+        gamma=0.5,
     )
     return trainer
 
@@ -203,12 +208,12 @@ def test_a_run_with_two_rates_goes_on_as_if_never_stopped(data: Path, tmp_path: 
     content = torch.load(first.folder.latest, weights_only=True)
 
     second = two_rates(data, parts)
-    second.model.load_state_dict(content["state_dict"])
+    second.step.model.load_state_dict(content["state_dict"])
     second.resume(content)
-    momenta = [group["params"][0] for group in second.optimizer.param_groups]
-    assert all("momentum_buffer" in second.optimizer.state[p] for p in momenta)
+    momenta = [group["params"][0] for group in second.step.optimizer.param_groups]
+    assert all("momentum_buffer" in second.step.optimizer.state[p] for p in momenta)
     falls = steps // STEPS
-    found = [group["lr"] for group in second.optimizer.param_groups]
+    found = [group["lr"] for group in second.step.optimizer.param_groups]
     assert found == pytest.approx([0.05 * 0.5**falls, 0.4 * 0.5**falls])
     fit(second, parts)
     assert differences(state(parts), state(whole)) == []

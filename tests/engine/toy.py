@@ -19,6 +19,7 @@ from cgc.engine.optim import make_optimizer, make_schedule
 from cgc.engine.progress import LoopOptions, Progress
 from cgc.engine.records import RunRecorder
 from cgc.engine.runtime import StopRequest
+from cgc.engine.step import OptimizerStep
 from cgc.spatial import SpatialTransform
 
 SIZE, BATCH, STEPS, EPOCHS = 8, 5, 3, 3
@@ -59,7 +60,7 @@ def make_trainer(data: Path, folder: Path, **changes: Any) -> Trainer:
     schedule_name = changes.pop("schedule", "cosine")
     validate = changes.pop("validate", None)
     set_weight = changes.pop("set_weight", lambda share: None)
-    lr = changes.pop("lr", 0.1)
+    lr, parts = changes.pop("lr", 0.1), changes.pop("parts", 1)
     options = LoopOptions(**{"epochs": EPOCHS, "seed": 3, "print_freq": 2, **changes})
     images = open_split(data, "train")
     loader = make_loader(
@@ -69,25 +70,27 @@ def make_trainer(data: Path, folder: Path, **changes: Any) -> Trainer:
     method = ToyMethod()
     optimizer = make_optimizer(method, lr=lr, momentum=0.9, weight_decay=1e-4)
     schedule = make_schedule(schedule_name, optimizer, epochs=options.epochs, steps_per_epoch=STEPS)
+    step = OptimizerStep(
+        method, method, optimizer, CPU, amp=options.amp, clip_grad_norm=options.clip_grad_norm, parts=parts
+    )
     return Trainer(
-        method,
-        method,
-        optimizer,
+        step,
         schedule,
         loader,
         CPU,
         options,
         folder=CheckpointFolder(folder, keep=0),
         state=lambda: {"arch": "toy", "state_dict": method.state_dict()},
-        validate=validate or (lambda: ({"val_top1": 50 + float(method.linear.weight.detach().sum())}, [])),
+        validate=validate
+        or (lambda stop: ({"val_top1": 50 + float(method.linear.weight.detach().sum())}, [])),
         prepare=method.prepare,
         set_weight=set_weight,
     )
 
 
 def method_of(trainer: Trainer) -> ToyMethod:
-    assert isinstance(trainer.method, ToyMethod)
-    return trainer.method
+    assert isinstance(trainer.step.method, ToyMethod)
+    return trainer.step.method
 
 
 def stop_after(trainer: Trainer, steps: int) -> StopRequest:

@@ -1,0 +1,75 @@
+"""The network of a training run: built, given a checkpoint's weights, checked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from cgc.commands.train_options import TrainOptions
+from cgc.errors import InputError
+from cgc.gradcam import GradCAMModel
+from cgc.models.backbones import build_backbone, check_image_size, pretrained_classes
+from cgc.models.checkpoint_layouts import Checkpoint, load_weights, match, read_checkpoint
+from cgc.models.loading import architecture
+
+_DEFAULT_ARCH = "resnet50"
+
+
+class TrainedNetwork:
+    """The model that the options ask for, on the device.
+
+    ``checkpoint`` is what ``--resume`` names, or None; ``starts_anew``: it is weights to start from, not a run to go
+    on with. ``smallest_batch`` is how few images one pass through the network can have.
+
+    Raises InputError for a checkpoint, an architecture or an image size that does not fit.
+    """
+
+    def __init__(self, options: TrainOptions, device: torch.device) -> None:
+        self.options, self.device = options, device
+        self.checkpoint = read_checkpoint(options.resume) if options.resume else None
+        self.arch = options.arch or (architecture(self.checkpoint) if self.checkpoint else _DEFAULT_ARCH)
+        self.starts_anew = options.new_head
+
+    def build(self, classes: Sequence[str], smallest_batch: int) -> GradCAMModel:
+        options, checkpoint = self.options, self.checkpoint
+        torch.manual_seed(options.seed)
+        pretrained = options.pretrained and checkpoint is None
+        backbone = build_backbone(self.arch, len(classes), pretrained=pretrained, maxpool=options.maxpool)
+        if pretrained and pretrained_classes(self.arch) != len(classes):
+            print(
+                f"{self.arch}: published weights, fresh classifier of {len(classes)} classes", file=sys.stderr
+            )
+        if checkpoint is not None:
+            if options.other_head == "initialise":
+                # A file of another head, SwAV's for instance, starts the network; it is not a run to go on with.
+                self.starts_anew |= not match(backbone, checkpoint).head_fits
+            said = load_weights(
+                backbone, checkpoint, new_head=options.new_head, other_head=options.other_head
+            )
+            print(said, file=sys.stderr)
+            self._check_classes(checkpoint, classes)
+        try:
+            check_image_size(backbone, options.image_size, smallest_batch, training=not options.evaluate)
+        except InputError as error:
+            raise InputError(f"{self.arch}, -b {options.batch_size}: {error}") from error
+        try:
+            # Channels last is what the views come in, and what convolutions are fastest with, on CPU and GPU.
+            model = GradCAMModel(backbone).to(self.device).to(memory_format=torch.channels_last)
+        except ValueError as error:
+            raise InputError(f"{self.arch}: {error}") from error
+        if options.compile:
+            model.compile_trunk()
+        return model
+
+    def _check_classes(self, checkpoint: Checkpoint, classes: Sequence[str]) -> None:
+        """The same number of classes is not the same classes."""
+        theirs = checkpoint.extra.get("classes")
+        if not isinstance(theirs, list) or not theirs:  # not one of ours
+            return
+        if theirs != list(classes) and not self.starts_anew:
+            raise InputError(
+                f"{checkpoint.path} was trained on other classes ({theirs[0]}, …) than {self.options.data} has "
+                f"({classes[0]}, …); --new-head starts with a fresh classifier"
+            )
