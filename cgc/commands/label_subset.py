@@ -12,20 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cgc.commands.options import Parser, run_command, seed
+from cgc.commands.options import Parser, percentage, run_command, seed
 from cgc.data.folders import ImageList, open_split
 from cgc.data.label_subset import draw_subset, read_list, refuse_existing, take, write_links, write_list
 from cgc.errors import InputError
 
 _HELD_OUT = ("val", "test")
 _OTHER_SHARE = Fraction(1, 10)  # a list may miss the given percentage by such a part of it
-
-
-def percentage(text: str) -> Fraction:
-    """The number as it is written: 0.1 as a float would round some halves down."""
-    if not 0 < float(text) <= 100:
-        raise argparse.ArgumentTypeError(f"{text} does not lie above 0 and up to 100")
-    return Fraction(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import NoReturn
 
@@ -58,6 +59,13 @@ def fraction(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} does not lie in [0, 1)")
     return value
+
+
+def percentage(text: str) -> Fraction:
+    """The number as it is written: 0.1 as a float would round some halves down."""
+    if not 0 < float(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text} does not lie above 0 and up to 100")
+    return Fraction(text)
 
 
 class Parser(argparse.ArgumentParser):

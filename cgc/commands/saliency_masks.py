@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     masks = MaskWriter(folder, images, made, replace=options.replace)
     stop, start = StopRequest(), time.perf_counter()
     with stop.listening(), masks:
-        _make(masks, _loader(masks, options), _Maps(network), device, stop)
+        make_masks(masks, network, device, batch_size=options.batch_size, workers=options.workers, stop=stop)
     rate = len(masks.written) / (time.perf_counter() - start)
     kept = len(images) - len(masks.to_make)
     print(
@@ -140,7 +140,7 @@ class _Views(Dataset[_Item]):
         return _Item(index, torch.from_numpy(np.array(image)), size, "")
 
 
-def _loader(masks: MaskWriter, options: argparse.Namespace) -> DataLoader[_Item]:
+def _loader(masks: MaskWriter, batch_size: int, workers: int) -> DataLoader[_Item]:
     """Lists of items whose views have one size, of the images whose masks are to be made."""
     images, made, to_make = masks.images, masks.made, masks.to_make
     sizes = [(made.size, made.size)] * len(to_make)
@@ -153,8 +153,8 @@ def _loader(masks: MaskWriter, options: argparse.Namespace) -> DataLoader[_Item]
         ]
     return DataLoader(
         _Views(images, made),
-        batch_sampler=[[to_make[i] for i in batch] for batch in size_batches(sizes, options.batch_size)],
-        num_workers=options.workers,
+        batch_sampler=[[to_make[i] for i in batch] for batch in size_batches(sizes, batch_size)],
+        num_workers=workers,
         collate_fn=list,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # else it would draw from the global one
@@ -173,10 +173,18 @@ class _Maps(nn.Module):
 
 
 @torch.inference_mode()
-def _make(
-    masks: MaskWriter, loader: Iterable[Any], maps: nn.Module, device: torch.device, stop: StopRequest
+def make_masks(
+    masks: MaskWriter,
+    network: U2Net,
+    device: torch.device,
+    *,
+    batch_size: int,
+    workers: int,
+    stop: StopRequest | None = None,
 ) -> None:
-    maps = in_parallel(maps.to(device).to(memory_format=torch.channels_last), device)
+    """Make the masks that ``masks`` lacks, on all GPUs if none is picked; ``stop`` ends it after a batch."""
+    loader = _loader(masks, batch_size, workers)
+    maps = in_parallel(_Maps(network).to(device).to(memory_format=torch.channels_last), device)
     whole = masks.made.view == "image"
     with tqdm(total=len(masks.to_make), unit="image", mininterval=bar_interval()) as bar:
         for items in loader:

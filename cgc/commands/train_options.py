@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 from cgc.commands.train_parser import build_parser
 from cgc.commands.train_presets import WEIGHTS, MethodName, Preset
+from cgc.data.views import Decoder
 from cgc.engine.optim import Schedule
 from cgc.engine.runtime import Precision
 from cgc.losses.cgc import Anchor
@@ -49,6 +51,7 @@ class TrainOptions:
     schedule: Schedule
     image_size: int
     resize_size: int | None
+    decoder: Decoder
     anchor: Anchor
     map_floor: float
     clip_grad_norm: float
@@ -70,6 +73,7 @@ class TrainOptions:
     saliency: Path | None
     missing_mask: Literal["error", "skip", "full"]
     boxes: Path | None
+    boxes_share: Fraction
     negative_images: Path | None
     other_head: Literal["refuse", "initialise"]
     multi_label: bool

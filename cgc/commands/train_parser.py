@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from fractions import Fraction
 from pathlib import Path
 
 from cgc.commands.options import (
@@ -11,6 +12,7 @@ from cgc.commands.options import (
     fraction,
     non_negative_float,
     non_negative_int,
+    percentage,
     positive_float,
     positive_int,
     seed,
@@ -18,6 +20,7 @@ from cgc.commands.options import (
 from cgc.commands.train_presets import WEIGHTS, Preset
 from cgc.data.boxed_specs import BOXED_DATASETS
 from cgc.data.specs import DATASETS
+from cgc.data.views import DECODERS
 
 _LAYOUT = "DATA holds train/CLASS/* and val/CLASS/* (or test/); tiny-imagenet's own layout is read as it is."
 _COCO_LAYOUT = "DATA holds annotations/instances_{train,val}YEAR.json (or any such JSON), and the images."
@@ -141,6 +144,13 @@ def _add_data(group: argparse._ArgumentGroup, preset: Preset) -> None:
         metavar="DIR",
         help="annotations of training images (VOC XML; tiny-imagenet's own)",
     )
+    group.add_argument(
+        "--boxes-share",
+        type=percentage,
+        default=Fraction(100),
+        metavar="P",
+        help="use the boxes of so many per cent of each class's images that have some, drawn by --seed (100)",
+    )
     group.set_defaults(negative_images=None)
     if preset.multi_label:
         listed = "images without each category, by extract_negative_image_list.py (from DATA's annotations)"
@@ -208,6 +218,13 @@ def _add_beyond(group: argparse._ArgumentGroup, preset: Preset) -> None:
     group.add_argument("--image-size", type=positive_int, default=224, help="side of the views (224)")
     group.add_argument(
         "--resize-size", type=positive_int, help="shorter side before the centre crop (IMAGE_SIZE × 256/224)"
+    )
+    group.add_argument(
+        "--decoder",
+        choices=DECODERS,
+        default="auto",
+        help="auto: torchvision's JPEG decoder and torch's resize where they are faster, within one grey level of "
+        "Pillow on average; pillow: Pillow alone (default: %(default)s)",
     )
     group.add_argument(
         "--new-head", action="store_true", help="start with a fresh classifier instead of the checkpoint's"

@@ -18,7 +18,7 @@ from cgc.data.multi_label import open_distractors, open_multi_label
 from cgc.data.presets import resize_size
 from cgc.data.saliency import MaskFolder, RegionMasks, SaliencyMasks
 from cgc.data.shares import ShareOfBatches
-from cgc.data.training_boxes import as_boxed_images, read_training_boxes
+from cgc.data.training_boxes import Boxes, as_boxed_images, read_training_boxes, share_of_boxes
 from cgc.data.unlabelled import PairedLoader, open_unlabelled, unlabelled_order
 from cgc.data.views import EvalViews, SeededSampler, TrainViews, ViewLoader, make_loader
 from cgc.engine.processes import Processes
@@ -29,12 +29,13 @@ class TrainingData:
     """Opens everything that the options name, so that what can be wrong with it is found before the first step.
 
     Attributes: ``classes``; ``views`` and ``held_out``, the datasets; ``loader`` and ``held_out_loader``; ``notes``,
-    what the user should know.
+    what the user should know; ``masks``, what made the saliency masks, where there are some.
     """
 
     def __init__(self, options: TrainOptions, pin_memory: bool, processes: Processes | None = None) -> None:
         self.options, self.pin_memory, self.processes = options, pin_memory, processes
         self.notes: list[str] = []
+        self.masks: str | None = None
         self.held_out: EvalViews
         self.views: EvalViews
         try:
@@ -86,17 +87,24 @@ class TrainingData:
             masks = self._masks(self.train)
             return SaliencyViews(masks.images, size, self.resize, masks)
         if options.method == "energy":
-            boxes = read_training_boxes(self.train, options.boxes)
-            boxed = sum(self.train.path(index) in boxes for index in range(len(self.train)))
-            self.notes.append(f"{boxed} of {len(self.train)} training images have boxes")
-            return BoxViews(self.train, size, self.resize, boxes)
+            return BoxViews(self.train, size, self.resize, self._boxes(self.train))
         return TrainViews(self.train, size, self.resize)
+
+    def _boxes(self, images: ImageList) -> Boxes:
+        options = self.options
+        boxes = read_training_boxes(images, options.boxes)
+        if options.boxes_share < 100:
+            boxes = share_of_boxes(images, boxes, options.boxes_share, options.seed)
+        boxed = sum(images.path(index) in boxes for index in range(len(images)))
+        used = "have boxes" if options.boxes_share == 100 else "are used with their boxes"
+        self.notes.append(f"{boxed} of {len(images)} training images {used}")
+        return boxes
 
     def _masks(self, images: ImageList) -> SaliencyMasks:
         options = self.options
         source: MaskFolder | RegionMasks
         if options.saliency == Path("boxes"):
-            boxes = read_training_boxes(images, options.boxes)
+            boxes = self._boxes(images)
             source = RegionMasks(as_boxed_images(images, boxes), images, options.image_size, self.resize)
             self.notes.append("masks are the annotated boxes: this run is told where objects are")
         else:
@@ -104,6 +112,7 @@ class TrainingData:
             source = MaskFolder(folder, images, options.image_size, self.resize)
         masks = SaliencyMasks(source, images, missing=options.missing_mask)
         self.notes += masks.notes
+        self.masks = masks.origin
         return masks
 
     def _paired(self, labelled: ViewLoader) -> PairedLoader:
@@ -126,6 +135,7 @@ class TrainingData:
     def _loader(self, views: EvalViews, order: SeededSampler, *, uneven: bool = False) -> ViewLoader:
         """Batches of the options' size, or of several processes this one's part of each."""
         options, sharers = self.options, self.processes
+        views.decoder = options.decoder
         batch_size = options.batch_size
         sampler: SeededSampler | ShareOfBatches = order
         if sharers is not None:

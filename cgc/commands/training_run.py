@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class TrainingRun:
         return RunRecorder(
             save_dir,
             options.log_dir or save_dir / "tensorboard",
-            {**asdict(options), "arch": self.arch, "classes": list(self.classes)},
+            {**self._plain_options(), "arch": self.arch, "classes": list(self.classes)},
             first_epoch=first_epoch,
             panels=self._panels,
         )
@@ -157,7 +158,11 @@ class TrainingRun:
                 self._say(f"continuing with {name} {now[name]}; it was {before[name]}")
 
     def _plain_options(self) -> dict[str, Any]:
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.options).items()}
+        options = {
+            k: str(v) if isinstance(v, (Path, Fraction)) else v for k, v in asdict(self.options).items()
+        }
+        # Masks under the same path may be others now: a run that goes on says so.
+        return options if self.data.masks is None else {**options, "masks": self.data.masks}
 
     def _trainer(self, folder: CheckpointFolder) -> Trainer:
         options = self.options
@@ -229,7 +234,7 @@ class TrainingRun:
                 raise InputError("--accumulate with unlabelled images takes one GPU, or a process per GPU")
             check_replicas(len(self.data.views) // sharers, own, own, parts)
         negatives = method.negatives(-(-own // parts))
-        if negatives:
+        if negatives and self.options.weight:
             self._say(f"each image is contrasted with {negatives} others")
         return wrapped if self.processes is None else distributed(wrapped, self.device)
 
@@ -242,8 +247,8 @@ class TrainingRun:
             "options": self._plain_options(),
         }
 
-    def _panels(self) -> NDArray[Any]:
-        """Heatmaps of a few validation images for their predicted classes."""
+    def _panels(self) -> NDArray[Any] | None:
+        """Heatmaps of a few validation images for their predicted classes; None where they are no numbers."""
         views = self.data.held_out
         indices = np.linspace(0, len(views) - 1, min(_PANEL_IMAGES, len(views))).astype(int)
         samples = [views[(int(i), 0)] for i in indices]
@@ -252,6 +257,8 @@ class TrainingRun:
         self.model.eval()
         logits, maps = self.model.explain(normalise(images.to(self.device)))
         self.model.train(was_training)
+        if not bool(maps.isfinite().all()):
+            return None  # nothing to draw; whether the run goes on is for the loss to say
         captions = [self.classes[k] for k in logits.argmax(1).tolist()]
         return panel_row(images, maps.cpu(), captions)
 

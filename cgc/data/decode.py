@@ -6,7 +6,16 @@ import io
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from cgc.data.pixels import Pixels, to_tensor
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # torchvision has announced that its decoders will go
+    decode_jpeg = None
 
 
 class UnreadableImage(Exception):
@@ -57,6 +66,31 @@ def decode_data(data: bytes, path: str | Path) -> Image.Image:
         raise UnreadableImage(path, "not an image" if data else "empty file") from None
     except Exception as error:  # decoders raise nearly anything on a damaged file
         raise UnreadableImage(path, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def decode_pixels(data: bytes, path: str | Path) -> Pixels:
+    """:func:`decode_data`, faster where the bytes are an RGB or grey JPEG: the same pixels, the same refusals.
+
+    torchvision's decoder is libjpeg, as Pillow's is. What either of them objects to is left to Pillow alone.
+    """
+    rgb_HW3 = _decode_jpeg(data)
+    return Pixels(to_tensor(decode_data(data, path)) if rgb_HW3 is None else rgb_HW3)
+
+
+def _decode_jpeg(data: bytes) -> Tensor | None:
+    """(H, W, 3) uint8, or None for whatever is no ordinary, undamaged JPEG."""
+    if decode_jpeg is None or data[:2] != b"\xff\xd8":
+        return None
+    try:
+        # The header is Pillow's to judge: it knows images too large, and colours that need converting.
+        image = Image.open(io.BytesIO(data))
+        if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+            return None
+        # torch warns of memory that it may not write to; copying the file costs nothing beside decoding it.
+        rgb_3HW = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+    except Exception:
+        return None
+    return rgb_3HW.permute(1, 2, 0).contiguous() if rgb_3HW.shape[1:] == (image.height, image.width) else None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

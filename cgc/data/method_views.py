@@ -5,7 +5,8 @@ Each adds one field to :class:`cgc.data.views.Sample`, drawn from the item's own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,16 @@ from torch import Tensor
 
 from cgc.data.decode import UnreadableImage
 from cgc.data.folders import ImageList
+from cgc.data.grids import DISTRACTORS, lacking_distractors, of_other_classes, without_category
 from cgc.data.multi_label import Distractors, MultiLabelImages
 from cgc.data.seeding import mix_seed
 from cgc.data.view_boxes import boxes_in_view
-from cgc.data.views import EvalViews, Sample, TrainViews, draw_window, random_view, to_tensor
+from cgc.data.views import EvalViews, Picture, Sample, TrainViews, draw_window, random_view, to_tensor
 from cgc.errors import InputError
 
 Foreground = Callable[[int, tuple[int, int]], Tensor]  # index and decoded size -> (S, S) uint8
 
-_DISTRACTORS = 1  # stream of mix_seed, apart from the item's own views
+_DISTRACTORS, _CATEGORY = 1, 2  # streams of mix_seed, apart from the item's own views
 _TRIES = 32
 
 
@@ -38,7 +40,7 @@ class SaliencyQueries(EvalViews):
         super().__init__(images, image_size, resize)
         self.foreground = foreground
 
-    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+    def _sample(self, image: Picture, index: int, seed: int) -> Sample:
         saliency = self.foreground(index, (image.height, image.width))
         return super()._sample(image, index, seed)._replace(saliency=saliency)
 
@@ -63,7 +65,7 @@ class BoxViews(TrainViews):
         super().__init__(images, image_size, resize)
         self.boxes = boxes
 
-    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+    def _sample(self, image: Picture, index: int, seed: int) -> Sample:
         # The same generator draws the same window as the view's.
         window, hflip = draw_window(image.size, torch.Generator().manual_seed(seed))
         own = self.boxes.get(self.images.path(index), np.empty((0, 4), dtype=np.int64))
@@ -73,8 +75,53 @@ class BoxViews(TrainViews):
         return super()._sample(image, index, seed)._replace(boxes=seen)
 
 
-class GridViews(TrainViews):
-    """Views for composites: an item whose batch has fewer than three images of other classes brings its own three.
+class CompositeViews(EvalViews, ABC):
+    """Views for composites: an item whose batch has fewer than three distractors for it brings its own three.
+
+    Which items do is known from the labels of the batch alone, so it does not depend on the number of workers.
+    """
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[Sample] | InputError:
+        samples = super().__getitems__(items)
+        if isinstance(samples, InputError):
+            return samples
+        lacking = lacking_distractors(self._admissible(samples)).tolist()
+        try:
+            return [
+                self._with_distractors(sample, seed) if lacks else sample
+                for sample, lacks, (_, seed) in zip(samples, lacking, items, strict=True)
+            ]
+        except InputError as error:
+            return error
+
+    @abstractmethod
+    def _admissible(self, samples: Sequence[Sample]) -> Tensor:
+        """(N, N) bool: see :func:`cgc.data.grids.choose_distractors`."""
+
+    @abstractmethod
+    def _with_distractors(self, sample: Sample, seed: int) -> Sample:
+        """The sample with three views of other images, and with what could not be read of them."""
+
+    def _three_views(
+        self, candidates: Iterable[int], generator: torch.Generator
+    ) -> tuple[list[Tensor], list[str]]:
+        """Views of the first three that can be read, or fewer if so many cannot be, and what could not be."""
+        views: list[Tensor] = []
+        unreadable: list[str] = []
+        for index in candidates:
+            try:
+                image = self._decode(index)
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+                continue
+            views.append(to_tensor(random_view(image, self.image_size, generator)))
+            if len(views) == DISTRACTORS:
+                break
+        return views, unreadable
+
+
+class GridViews(CompositeViews, TrainViews):
+    """Views for composites of images with one label: distractors are of other classes.
 
     Raises InputError if fewer than two classes have images.
     """
@@ -88,34 +135,19 @@ class GridViews(TrainViews):
         self._by_class = np.argsort(images.labels, kind="stable")
         self._first = np.concatenate([[0], np.cumsum(self.counts)])
 
-    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[Sample] | InputError:
-        samples = super().__getitems__(items)
-        if isinstance(samples, InputError):
-            return samples
-        labels = np.array([int(sample.label) for sample in samples])
-        others = [int(np.count_nonzero(labels != label)) for label in labels]
-        try:
-            return [
-                sample if enough >= 3 else self._with_distractors(sample, seed)
-                for sample, enough, (_, seed) in zip(samples, others, items, strict=True)
-            ]
-        except InputError as error:
-            return error
+    def _admissible(self, samples: Sequence[Sample]) -> Tensor:
+        return of_other_classes(torch.tensor([int(sample.label) for sample in samples]))
 
     def _with_distractors(self, sample: Sample, seed: int) -> Sample:
         generator = torch.Generator().manual_seed(mix_seed(seed, _DISTRACTORS))
-        views, unreadable = [], list(sample.unreadable)
-        for _ in range(_TRIES):
-            index = self._of_another_class(int(sample.label), generator)
-            try:
-                image = self._decode(index)
-            except UnreadableImage as error:
-                unreadable.append(str(error))
-                continue
-            views.append(to_tensor(random_view(image, self.image_size, generator)))
-            if len(views) == 3:
-                return sample._replace(distractors=torch.stack(views), unreadable=tuple(unreadable))
-        raise InputError(f"{_TRIES} images of other classes give no three readable ones: {unreadable[-1]}")
+        label = int(sample.label)
+        candidates = (self._of_another_class(label, generator) for _ in range(_TRIES))
+        views, unreadable = self._three_views(candidates, generator)
+        if len(views) < DISTRACTORS:
+            raise InputError(
+                f"{_TRIES} images of other classes give no three readable ones: {unreadable[-1]}"
+            )
+        return sample._replace(distractors=torch.stack(views), unreadable=(*sample.unreadable, *unreadable))
 
     def _of_another_class(self, label: int, generator: torch.Generator) -> int:
         others = len(self.images) - int(self.counts[label])
@@ -132,55 +164,52 @@ class StretchedViews(EvalViews):
         super().__init__(images.images, image_size, image_size)
         self.present_NK = images.present_NK
 
-    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+    def _sample(self, image: Picture, index: int, seed: int) -> Sample:
         size = (self.image_size, self.image_size)
         query = to_tensor(image.resize(size, Image.Resampling.BILINEAR))
         return Sample(None, query, torch.from_numpy(self.present_NK[index]), index)
 
 
-class MultiLabelGridViews(StretchedViews):
-    """Views for composites of images with several labels: each item draws one of its categories, and brings three
-    images that do not contain it.
+class MultiLabelGridViews(CompositeViews, StretchedViews):
+    """Views for composites of images with several labels: each item draws one of its categories, and distractors do
+    not contain it.
 
-    An item all of whose categories are in nearly every image, or for which no three distractors can be read, brings
-    its category alone: the batch may have three for it.
+    The annotations say which images of the batch serve; ``distractors`` draws where they are too few. An item all of
+    whose categories are in nearly every image, or for which no three distractors can be read, brings its category
+    alone.
     """
 
     def __init__(self, images: MultiLabelImages, image_size: int, distractors: Distractors) -> None:
         super().__init__(images, image_size)
         self.distractors = distractors
 
-    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+    def _sample(self, image: Picture, index: int, seed: int) -> Sample:
         xe = to_tensor(random_view(image, self.image_size, torch.Generator().manual_seed(seed)))
-        return super()._sample(image, index, seed)._replace(xe=xe)
+        category = self._category(index, seed)
+        return super()._sample(image, index, seed)._replace(xe=xe, category=category)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample:
-        sample = super().__getitem__(item)
-        generator = torch.Generator().manual_seed(mix_seed(item[1], _DISTRACTORS))
-        present_K = self.present_NK[sample.used]
+    def _category(self, index: int, seed: int) -> int:
+        """One of the image's categories that can be explained, evenly drawn; if there is none, its first."""
+        present_K = self.present_NK[index]
         explicable = np.flatnonzero(present_K & self.distractors.usable_K)
         if not len(explicable):
-            return sample._replace(category=int(np.argmax(present_K)))
-        category = int(explicable[int(torch.randint(len(explicable), (), generator=generator))])
-        views, unreadable = self._views_without(category, generator)
+            return int(np.argmax(present_K))
+        generator = torch.Generator().manual_seed(mix_seed(seed, _CATEGORY))
+        return int(explicable[int(torch.randint(len(explicable), (), generator=generator))])
+
+    def _admissible(self, samples: Sequence[Sample]) -> Tensor:
+        labels = torch.stack([torch.as_tensor(sample.label) for sample in samples])
+        return without_category(labels, torch.tensor([sample.category for sample in samples]))
+
+    def _with_distractors(self, sample: Sample, seed: int) -> Sample:
+        assert sample.category is not None
+        count = self.distractors.count(sample.category)
+        if count < DISTRACTORS:
+            return sample
+        generator = torch.Generator().manual_seed(mix_seed(seed, _DISTRACTORS))
+        candidates = self.distractors.draw(sample.category, min(_TRIES, count), generator)
+        views, unreadable = self._three_views(candidates, generator)
         return sample._replace(
-            category=category,
-            distractors=torch.stack(views) if len(views) == 3 else None,
+            distractors=torch.stack(views) if len(views) == DISTRACTORS else None,
             unreadable=(*sample.unreadable, *unreadable),
         )
-
-    def _views_without(self, category: int, generator: torch.Generator) -> tuple[list[Tensor], list[str]]:
-        """Three views, or fewer if that many cannot be read, and what could not be."""
-        views: list[Tensor] = []
-        unreadable: list[str] = []
-        candidates = min(_TRIES, self.distractors.count(category))
-        for index in self.distractors.draw(category, candidates, generator):
-            try:
-                image = self._decode(index)
-            except UnreadableImage as error:
-                unreadable.append(str(error))
-                continue
-            views.append(to_tensor(random_view(image, self.image_size, generator)))
-            if len(views) == 3:
-                break
-        return views, unreadable

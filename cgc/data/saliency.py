@@ -11,6 +11,7 @@ it exactly, while a mask of a whole image keeps its scale where no more than an 
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -23,19 +24,22 @@ from torch import Tensor
 from cgc.data.boxes import BoxedImages
 from cgc.data.decode import UnreadableImage
 from cgc.data.folders import ImageList, PathTable
+from cgc.data.presets import resize_size
 from cgc.data.saliency_files import NO_FILE, MadeBy, Manifest, find_masks, mask_path, read_grey
+from cgc.data.unlabelled import NO_LABEL
 from cgc.data.views import query_view
 from cgc.errors import InputError
 
 Missing = Literal["error", "skip", "full"]
 
-_HINT = "python -m cgc saliency-masks makes masks"
+_SIZE = 224  # of the query view, unless the command that makes masks is told another
 
 
 class MaskSource(Protocol):
     """Where masks come from. ``have`` (n,) tells which images ought to have one; ``made_by`` is None if unknown."""
 
     name: str
+    hint: str  # how to get masks that are missing
     size: int  # of the query view
     have: npt.NDArray[np.bool_]
     made_by: MadeBy | None
@@ -55,7 +59,7 @@ class SaliencyMasks:
     UnreadableImage, which a loader takes as it takes an image that cannot be read. An empty mask (nothing of the
     object lies in the crop) is among them, but it too is all foreground by "full".
 
-    Attributes: ``images``; ``made_by``, for the records of a run; ``notes``, what its user should know.
+    Attributes: ``images``; ``made_by``; ``notes``, what its user should know.
 
     Raises InputError where masks are missing against the rule, or all are; ValueError for an unknown rule.
     """
@@ -72,11 +76,16 @@ class SaliencyMasks:
             return
         said = f"{len(lacking)} of {len(images)} images have no mask in {source.name}"
         if missing == "error" or len(lacking) == len(images):
-            raise InputError(f"{said}, the first: {images.path(int(lacking[0]))}; {_HINT}")
+            raise InputError(f"{said}, the first: {images.path(int(lacking[0]))}; {source.hint}")
         if missing == "skip":
             self._indices = np.flatnonzero(source.have)
             self.images = _subset(images, self._indices)
         self.notes.append(f"{said}: {'left out' if missing == 'skip' else 'all foreground'}")
+
+    @property
+    def origin(self) -> str:
+        """What made the masks, for the records of a run: one that goes on can tell whether they are others."""
+        return "unknown making" if self.made_by is None else str(self.made_by)
 
     def __call__(self, index: int, image_size: tuple[int, int]) -> Tensor:
         """uint8 (S, S), 1 on the foreground, of image ``index`` of ``images``, whose decoded size is given.
@@ -117,10 +126,11 @@ class MaskFolder:
         self, folder: str | Path, images: ImageList, size: int, resize: int, *, weights: str | None = None
     ) -> None:
         self.size, self.resize = size, resize
+        self.hint = f"to make masks: {making_command(images, Path(folder), size, resize)}"
         self.folder = split_folder(Path(folder), images)
         self.name = str(self.folder)
         if not self.folder.is_dir():
-            raise InputError(f"{self.folder}: no such folder of saliency masks; {_HINT}")
+            raise InputError(f"{self.folder}: no such folder of saliency masks; {self.hint}")
         refuse_image_folder(self.folder, images)
         self._paths = images.paths
         self._kinds = find_masks(images, self.folder)
@@ -174,6 +184,7 @@ class RegionMasks:
     """
 
     made_by: MadeBy | None = None
+    hint = "--missing-mask skip or full does without"
 
     def __init__(self, found: BoxedImages, images: ImageList, size: int, resize: int) -> None:
         self.size, self.resize = size, resize
@@ -222,6 +233,19 @@ def split_folder(folder: Path, images: ImageList) -> Path:
     """Where the masks of a split lie: below its name if there is such a folder, else at the top."""
     below = folder / images.root.name
     return below if below.is_dir() else folder
+
+
+def making_command(images: ImageList, folder: Path, size: int, resize: int) -> str:
+    """The command that fills ``folder`` with the masks of these images, but for the place of the weights."""
+    words = ["python", "-m", "cgc", "saliency-masks"]
+    if (images.labels == NO_LABEL).all():
+        words += [str(images.root), "--unlabeled", "--out", str(folder)]
+    else:
+        words += [str(images.root.parent)]
+        words += [] if folder == images.root.parent / "saliency" else ["--out", str(folder)]
+    words += [] if size == _SIZE else ["--size", str(size)]
+    words += [] if resize == resize_size(size) else ["--resize-size", str(resize)]
+    return f"{shlex.join(words)} --weights u2net.pth"
 
 
 def refuse_image_folder(folder: Path, images: ImageList) -> None:

@@ -1,4 +1,4 @@
-"""Boxes of training images, for methods that are told where objects are.
+"""Boxes of training images, for methods that are told where objects are, of all of them or of a share.
 
 Boxes: (B, 4) int64, x0 y0 x1 y1, 0-based and inclusive, as written (not clipped).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from cgc.data.annotations import MalformedAnnotation
 from cgc.data.boxes import BoxedImage, BoxedImages, clip_box
 from cgc.data.folders import ImageList
 from cgc.data.image_headers import NoSize, header_sizes
+from cgc.data.label_subset import draw_subset, take
 from cgc.data.tables import four_numbers, table_rows
 from cgc.data.voc import read_voc
 from cgc.errors import InputError
@@ -36,6 +38,19 @@ def read_training_boxes(images: ImageList, folder: Path | None) -> Boxes:
         where = folder or images.root
         raise InputError(f"{where}: no boxes of training images; --boxes names a folder of VOC XML files")
     return boxes
+
+
+def share_of_boxes(images: ImageList, boxes: Boxes, percent: Fraction, seed: int = 0) -> Boxes:
+    """The boxes of a share of the images that have any, as if the others had not been annotated.
+
+    Drawn as labels are (:func:`cgc.data.label_subset.draw_subset`): of each class's images with boxes, ``percent``,
+    and one at least. With one seed the boxes of a smaller share are among those of a larger one.
+
+    Raises ValueError unless 0 < percent <= 100.
+    """
+    boxed = take(images, [index for index in range(len(images)) if images.path(index) in boxes])
+    drawn = draw_subset(boxed, percent, seed).tolist()
+    return {path: boxes[path] for path in map(boxed.path, drawn)}
 
 
 def as_boxed_images(images: ImageList, boxes: Boxes) -> BoxedImages:

@@ -1,7 +1,8 @@
 """From an image file to the uint8 views that CGC trains on, in batches.
 
 A worker decodes an image once and makes the `xe` view (random crop and flip of the original) and the `query`
-view (shorter side to R, central S×S crop), each with one fused crop-and-resize of the decoded image. All
+view (shorter side to R, central S×S crop), each with one fused crop-and-resize of the decoded image: with the
+decoder and the kernels of torch where they are faster than Pillow's, see `DECODERS`. All
 randomness of an item comes from its own seed, which the sampler derives from (run seed, epoch, index), so
 batches do not depend on the number of workers, and no global random state is read or moved.
 """
@@ -11,36 +12,48 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeVar, get_args
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cgc.data.decode import UnreadableImage, decode_data, decode_rgb
+from cgc.data.decode import UnreadableImage, decode_data, decode_pixels, decode_rgb
 from cgc.data.folders import ImageList
+from cgc.data.pixels import Picture, resizes_fast, to_tensor
 from cgc.data.presets import resize_size
 from cgc.data.seeding import SeededSampler, mix_seed
+from cgc.data.windows import draw_window
 from cgc.errors import InputError
-from cgc.spatial import crop_parameters
 
 __all__ = [
+    "DECODERS",
     "MAX_UNREADABLE_IN_A_ROW",
     "Batch",
+    "Decoder",
     "EvalViews",
+    "Picture",
     "Sample",
     "SeededSampler",
     "TrainViews",
     "UnreadableImage",
     "ViewLoader",
     "decode_rgb",
+    "draw_window",
     "make_loader",
     "mix_seed",
     "query_view",
     "random_view",
+    "to_tensor",
 ]
+
+# "auto": torchvision's decoder and torch's resize where this machine has fast ones, and Pillow for what they do not
+# take; "pillow": Pillow alone. Their views differ by a grey level here and there, and at the border of `xe`.
+Decoder = Literal["auto", "pillow"]
+DECODERS: tuple[Decoder, ...] = get_args(Decoder)
+
+_Image = TypeVar("_Image", bound=Picture)
 
 # So many unreadable images one after the other mean that the folder is broken, not an image.
 MAX_UNREADABLE_IN_A_ROW = 32
@@ -82,7 +95,7 @@ class Batch(NamedTuple):
     )
 
 
-def query_view(image: Image.Image, size: int, resize: int) -> Image.Image:
+def query_view(image: _Image, size: int, resize: int) -> _Image:
     """Resize(resize) then CenterCrop(size), as one resize of the part that the crop keeps.
 
     Equal to torchvision's two steps, but that Pillow stores the box in single precision: now and then a pixel
@@ -100,42 +113,39 @@ def query_view(image: Image.Image, size: int, resize: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
-def random_view(image: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
+def random_view(image: _Image, size: int, generator: torch.Generator) -> _Image:
     """RandomResizedCrop(size) with torchvision's default ranges, then a flip in half of the cases.
 
-    At its border the crop is filtered with the pixels just outside of it, where torchvision, which cuts
-    first, does without them.
+    At its border Pillow filters the crop with the pixels just outside of it, where torchvision, which cuts
+    first, and :class:`cgc.data.pixels.Pixels` do without them.
     """
     window, hflip = draw_window(image.size, generator)
     view = image.resize((size, size), Image.Resampling.BILINEAR, box=window)
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if hflip else view
 
 
-def draw_window(
-    image_size: tuple[int, int], generator: torch.Generator
-) -> tuple[tuple[int, int, int, int], bool]:
-    """Crop (left, top, right, bottom) of an image of (width, height), and whether its view is flipped."""
-    width, height = image_size
-    top, left, h, w = (int(value) for value in crop_parameters(1, height, width, generator=generator))
-    return (left, top, left + w, top + h), bool(torch.rand((), generator=generator) < 0.5)
-
-
 class EvalViews(Dataset[Sample]):
     """`query` views only. Items are addressed by (index, seed); the seed is not used.
 
     An unreadable image is replaced by the next one of the list that can be read, with that one's label.
+    `decoder` is one of `DECODERS`, also as an attribute.
 
     Raises:
         InputError: from an item, after `MAX_UNREADABLE_IN_A_ROW` unreadable images in a row.
         ValueError: `resize`, by default `resize_size(image_size)`, is smaller than `image_size`.
     """
 
-    def __init__(self, images: ImageList, image_size: int, resize: int | None = None) -> None:
+    def __init__(
+        self, images: ImageList, image_size: int, resize: int | None = None, *, decoder: Decoder = "auto"
+    ) -> None:
         self.images = images
         self.image_size = image_size
         self.resize = resize_size(image_size) if resize is None else resize
         if image_size < 1 or self.resize < image_size:
             raise ValueError(f"cannot crop {image_size} px from images resized to {self.resize} px")
+        if decoder not in DECODERS:
+            raise ValueError(f"unknown decoder {decoder!r}, one of {', '.join(DECODERS)} is expected")
+        self.decoder: Decoder = decoder
 
     def __len__(self) -> int:
         return len(self.images)
@@ -160,10 +170,11 @@ class EvalViews(Dataset[Sample]):
         except InputError as error:
             return error
 
-    def _decode(self, index: int) -> Image.Image:
-        return decode_data(self.images.read(index), self.images.path(index))
+    def _decode(self, index: int) -> Picture:
+        decode = decode_pixels if self.decoder == "auto" and resizes_fast() else decode_data
+        return decode(self.images.read(index), self.images.path(index))
 
-    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+    def _sample(self, image: Picture, index: int, seed: int) -> Sample:
         """The item of image ``index``; UnreadableImage takes the next one instead."""
         query = to_tensor(query_view(image, self.image_size, self.resize))
         return Sample(None, query, int(self.images.labels[index]), index)
@@ -172,14 +183,10 @@ class EvalViews(Dataset[Sample]):
 class TrainViews(EvalViews):
     """`xe` and `query` views; an item's crop and flip are those of its seed."""
 
-    def _sample(self, image: Image.Image, index: int, seed: int) -> Sample:
+    def _sample(self, image: Picture, index: int, seed: int) -> Sample:
         generator = torch.Generator().manual_seed(seed)
         xe = to_tensor(random_view(image, self.image_size, generator))
         return super()._sample(image, index, seed)._replace(xe=xe)
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image))
 
 
 @dataclass(frozen=True)
@@ -253,7 +260,7 @@ def start_worker(worker: int) -> None:
 
 def make_loader(
     dataset: EvalViews,
-    sampler: SeededSampler,
+    sampler: Sampler[tuple[int, int]],
     *,
     batch_size: int,
     workers: int,

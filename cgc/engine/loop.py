@@ -79,8 +79,6 @@ class Trainer:
         Raises RunError if the loss is not finite any more; InputError for an unreadable image under ``strict``.
         """
         self.recorder = recorder
-        if self.processes is not None:
-            stop = StopTogether(stop, self.processes)
         while self.progress.epoch < self.options.epochs and not stop:
             totals = Totals(self.device, self.progress.sums, self.processes)
             try:

@@ -22,15 +22,18 @@ class Totals:
     ) -> None:
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._device, self._processes = device, processes
-        first = processes is None or processes.rank == 0  # the others' part is in what was joined
-        self._totals = {
-            name: torch.tensor(value if first else 0.0, dtype=self._dtype, device=device)
+        self._first = processes is None or processes.rank == 0
+        self._totals = {  # the others' part of what was joined is in the first one's
+            name: torch.tensor(value if self._first else 0.0, dtype=self._dtype, device=device)
             for name, value in start.items()
         }
         self._maxima: set[str] = set()
 
-    def add(self, name: str, value: Tensor) -> None:
+    def add(self, name: str, value: Tensor, *, common: bool = False) -> None:
+        """Add the sum of ``value``; ``common``: it is the same on all processes, and counts once."""
         value = value.detach().sum(dtype=self._dtype)
+        if common and not self._first:
+            value = torch.zeros_like(value)
         self._totals[name] = self._totals[name] + value if name in self._totals else value
 
     def raise_to(self, name: str, value: Tensor) -> None:
@@ -60,13 +63,13 @@ def add_step(
     several = labels.dim() == 2  # then the first prediction should be one of them
     totals.add("top1", labels.gather(1, first_N[:, None]) if several else first_N == labels)
     totals.add("samples", torch.ones(len(labels), device=labels.device))
-    totals.add("steps", torch.ones((), device=norm.device))
+    totals.add("steps", torch.ones((), device=norm.device), common=True)
     usable = norm.isfinite()
-    totals.add("spoilt", ~usable)
-    totals.add("grad_norm", torch.where(usable, norm, 0))
+    totals.add("spoilt", ~usable, common=True)
+    totals.add("grad_norm", torch.where(usable, norm, 0), common=True)
     totals.raise_to("grad_norm_max", torch.where(usable, norm, 0))
     if clip_at is not None:
-        totals.add("clipped", norm > clip_at)
+        totals.add("clipped", norm > clip_at, common=True)
 
 
 def means_of(totals: Mapping[str, float]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cgc.data.saliency import MaskFolder, SaliencyMasks
 from cgc.data.saliency_files import Manifest
 from cgc.data.unlabelled import open_unlabelled
 from cgc.data.views import query_view
+from cgc.errors import InputError
 from cgc.models.u2net import U2Net, load_u2net, weights_digest
 from tests.commands.runs import error_line
 from tests.data.images import image_folder
@@ -177,6 +179,25 @@ def test_images_without_labels(
     capsys.readouterr()
     assert make(data, weights, "--out", out) == 0
     assert "0 masks made (0.0 images/s), 5 kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("unlabelled", "below"), [(False, "saliency"), (False, "my masks"), (True, "masks")])
+def test_the_command_that_training_names_makes_its_masks(
+    unlabelled: bool, below: str, data: Path, weights: Path
+) -> None:
+    """Nothing of it is changed but the file of weights and the processes."""
+    images = open_unlabelled(data / "train") if unlabelled else open_split(data, "train")
+    folder = data / below
+    with pytest.raises(InputError, match="no such folder of saliency masks") as refused:
+        MaskFolder(folder, images, SIZE, RESIZE + 2)
+    words = shlex.split(str(refused.value).split("to make masks: ")[1])
+    assert words[:4] == ["python", "-m", "cgc", "saliency-masks"]
+    assert words[-1] == "u2net.pth"
+    assert ("--out" in words) == (below != "saliency")
+    assert cgc_main([*words[3:-1], str(weights), "-j", "0", "--device", "cpu"]) == 0
+    masks = SaliencyMasks(MaskFolder(folder, images, SIZE, RESIZE + 2), images)
+    assert masks.made_by is not None
+    assert (masks.made_by.size, masks.made_by.resize) == (SIZE, RESIZE + 2)
 
 
 @pytest.mark.parametrize("view", ["query", "image"])

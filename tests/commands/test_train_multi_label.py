@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cgc.commands import evaluate, extract_negatives, training_run
+from cgc.commands import evaluate, extract_negatives, training_network
 from cgc.commands.train_options import parse
 from cgc.commands.train_presets import PRESETS
 from cgc.engine.loop import Trainer
@@ -199,7 +199,7 @@ def test_published_weights_get_a_fresh_head(
         assert pretrained
         return build_backbone(arch, classes)
 
-    monkeypatch.setattr(training_run, "build_backbone", downloaded)
+    monkeypatch.setattr(training_network, "build_backbone", downloaded)
     assert train(data, "-e", "--pretrained", preset="multi-grid") == 0
     assert "resnet_tiny: published weights, fresh classifier of 3 classes" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from cgc.commands import training_run
+from cgc.commands import training_network
 from cgc.engine.loop import Trainer
 from cgc.engine.optim import Schedule, make_optimizer, make_schedule
 from cgc.models.backbones import TinyResNet
@@ -55,7 +55,7 @@ def _signal_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
 @pytest.fixture
 def uninterrupted(training_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(training_run, "build_backbone", _with_dropout)
+    monkeypatch.setattr(training_network, "build_backbone", _with_dropout)
     whole = tmp_path / "whole"
     assert train(training_data, "--epochs", "3", "--schedule", "cosine", "--keep", "0", save_dir=whole) == 0
     return whole

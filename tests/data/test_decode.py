@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cgc.data import decode
+from cgc.data.decode import decode_data, decode_pixels
 from cgc.data.views import UnreadableImage, decode_rgb
 from tests.data.images import photograph, save_photograph
 
@@ -92,3 +95,127 @@ def test_decompression_bombs_are_unreadable(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(UnreadableImage, match="decompression bomb"):
         decode_rgb(path)
+
+
+def jpeg(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def outcome(data: bytes, how: object) -> np.ndarray | str:
+    """The pixels, or what is said instead."""
+    try:
+        image = how(data, "it.jpg")
+    except UnreadableImage as error:
+        return str(error)
+    return np.asarray(image) if isinstance(image, Image.Image) else image.rgb_HW3.numpy()
+
+
+def assert_same_outcome(data: bytes) -> None:
+    one, other = outcome(data, decode_pixels), outcome(data, decode_data)
+    assert isinstance(one, str) == isinstance(other, str), (one, other)
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"quality": 30, "optimize": True},
+        {"progressive": True},
+        {"subsampling": "4:4:4"},
+        {"subsampling": "4:2:2"},
+        {"restart_marker_rows": 1},
+        {"dpi": (300, 300), "comment": b"a comment"},
+    ],
+    ids=lambda options: "-".join(options) or "plain",
+)
+@pytest.mark.parametrize("size", [(61, 37), (1, 1), (200, 1), (1, 90), (37, 61), (16, 16), (700, 500)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpegs_are_decoded_to_pillows_pixels_without_pillow(
+    options: dict[str, object], size: tuple[int, int], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = jpeg(photograph(*size).convert(mode), **options)
+    expected = np.asarray(decode_data(data, "it.jpg"))
+    monkeypatch.setattr(decode, "decode_data", lambda data, path: pytest.fail("Pillow was asked"))
+    decoded = decode_pixels(data, "it.jpg")
+    assert decoded.size == size
+    assert decoded.rgb_HW3.is_contiguous()
+    assert np.array_equal(decoded.rgb_HW3.numpy(), expected)
+
+
+def test_other_images_are_pillows_to_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "decode_jpeg", lambda *arguments: pytest.fail("torchvision was asked"))
+    image = photograph(20, 10)
+    image.save(tmp_path / "rgb.png")
+    image.convert("L").save(tmp_path / "grey.png")
+    image.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    image.save(tmp_path / "two.mpo", save_all=True, append_images=[image.rotate(180)])
+    image.quantize(4).save(tmp_path / "palette.gif")
+    Image.fromarray(np.array([[0, 256, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.array([[[10, 20, 30, 0]]], dtype=np.uint8)).save(tmp_path / "alpha.png")
+    for path in tmp_path.iterdir():
+        assert_same_outcome(path.read_bytes())
+
+
+def test_orientation_tags_are_ignored_by_both() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = jpeg(photograph(20, 10), exif=exif)
+    assert decode_pixels(data, "turned.jpg").size == (20, 10)
+    assert_same_outcome(data)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_is_cut_short_is_refused_in_the_same_words(progressive: bool) -> None:
+    whole = jpeg(photograph(64, 48), progressive=progressive)
+    assert "truncated" in str(outcome(whole[:-1], decode_pixels))
+    for end in [0, 1, 2, 3, 20, *range(100, len(whole), 97), *range(len(whole) - 40, len(whole))]:
+        assert_same_outcome(whole[:end])
+    large = jpeg(photograph(900, 700), progressive=progressive, quality=95)
+    assert len(large) > 2 * 65536  # Pillow reads files by blocks of 64 KiB
+    for end in (65536, 100_000, len(large) - 1):
+        assert_same_outcome(large[:end])
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
+def test_damage_has_the_same_outcome(options: dict[str, object]) -> None:
+    whole = jpeg(photograph(64, 48), **options)
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(60):
+        at, length = int(rng.integers(2, len(whole) - 2)), int(rng.integers(1, 60))
+        noise = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
+        for damaged in (
+            whole[:at] + noise[:1] + whole[at + 1 :],
+            whole[:at] + noise + whole[at + length :],
+            whole[:at] + whole[at + length :],
+            whole[:at] + noise + whole[at:],
+            whole[:at] + b"\xff\xd9",
+            whole + noise,
+        ):
+            assert_same_outcome(damaged)
+            outcomes.add(isinstance(outcome(damaged, decode_pixels), str))
+    assert outcomes == {True, False}
+
+
+def test_unreadable_files_are_refused_in_the_same_words(tmp_path: Path) -> None:
+    for path in unreadable_files(tmp_path).values():
+        if path.is_file():
+            assert_same_outcome(path.read_bytes())
+            assert isinstance(outcome(path.read_bytes(), decode_pixels), str)
+
+
+def test_jpegs_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = jpeg(photograph(40, 30))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(UnreadableImage, match="decompression bomb"):
+        decode_pixels(data, "it.jpg")
+
+
+def test_without_torchvisions_decoder_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = jpeg(photograph(40, 30))
+    expected = outcome(data, decode_pixels)
+    monkeypatch.setattr(decode, "decode_jpeg", None)
+    assert np.array_equal(outcome(data, decode_pixels), expected)

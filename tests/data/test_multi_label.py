@@ -13,7 +13,7 @@ from PIL import Image
 from cgc.data.method_views import MultiLabelGridViews, StretchedViews
 from cgc.data.multi_label import Distractors, MultiLabelImages, open_distractors, open_multi_label
 from cgc.data.negatives import NegativeImages, negatives_from_coco, write_negatives
-from cgc.data.views import Batch, SeededSampler, make_loader
+from cgc.data.views import Batch, Sample, SeededSampler, make_loader
 from cgc.errors import InputError
 from tests.data.boxed_fixture import coco_image, coco_json, coco_object, make_image
 
@@ -50,6 +50,13 @@ def batches(
     sampler.set_epoch(epoch)
     views = MultiLabelGridViews(images, 16, distractors)
     return list(make_loader(views, sampler, batch_size=3, workers=workers))
+
+
+def alone(views: MultiLabelGridViews, index: int, seed: int) -> Sample:
+    """The item as a batch of its own, which gives it no distractors."""
+    samples = views.__getitems__([(index, seed)])
+    assert isinstance(samples, list)
+    return samples[0]
 
 
 def image_of(views: torch.Tensor) -> list[int]:
@@ -196,12 +203,12 @@ def test_unreadable_distractors_are_named_and_replaced(tmp_path: Path) -> None:
     distractors, _ = open_distractors(images, None)
     views = MultiLabelGridViews(images, 16, distractors)
     (tmp_path / "train2014" / "2.png").write_bytes(b"")
-    found = [views[(0, seed)] for seed in range(20)]
+    found = [alone(views, 0, seed) for seed in range(20)]
     assert all(sample.distractors is not None for sample in found)
     assert any("2.png" in line for sample in found for line in sample.unreadable)
     for number in (3, 4):
         (tmp_path / "train2014" / f"{number}.png").write_bytes(b"")
-    sample = views[(0, 1)]
+    sample = alone(views, 0, 1)
     assert sample.distractors is None
     assert len(sample.unreadable) == 3
     assert sample.category == 0
@@ -212,7 +219,7 @@ def test_what_stands_in_for_an_unreadable_image_brings_its_own_category(tmp_path
     write_split(tmp_path, [[CAT], [DOG], [DOG], [DOG], [DOG], [DOG]])
     images, _ = open_multi_label(tmp_path, "train")
     (tmp_path / "train2014" / "5.png").write_bytes(b"")
-    sample = MultiLabelGridViews(images, 16, open_distractors(images, None)[0])[(5, 1)]
+    sample = alone(MultiLabelGridViews(images, 16, open_distractors(images, None)[0]), 5, 1)
     assert (sample.used, sample.category, sample.label.tolist()) == (0, 0, [True, False, False])
     assert sample.distractors is not None
     assert set(image_of(sample.distractors.permute(0, 3, 1, 2))) <= {1, 2, 3, 4}

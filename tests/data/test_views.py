@@ -14,10 +14,13 @@ from torchvision.transforms.functional import resized_crop
 from cgc.data.folders import ImageList, open_split
 from cgc.data.views import (
     Batch,
+    Decoder,
     EvalViews,
     Sample,
     SeededSampler,
     TrainViews,
+    decode_rgb,
+    draw_window,
     make_loader,
     query_view,
     random_view,
@@ -32,13 +35,34 @@ def images(tmp_path: Path) -> ImageList:
     return open_split(image_folder(tmp_path, 4), "train")
 
 
+@pytest.fixture
+def photographs(tmp_path: Path) -> ImageList:
+    """Eight JPEGs of several kinds and sizes; the seventh is cut short."""
+    sizes = [(300, 200), (200, 300), (97, 61), (64, 64), (500, 375), (40, 30), (210, 190), (1, 50)]
+    for index, size in enumerate(sizes):
+        path = tmp_path / "train" / ("ant", "bee")[index % 2] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = photograph(*size, index).convert("L" if index == 2 else "RGB")
+        image.save(path, progressive=index == 3, subsampling=index % 3)
+        if index == 6:
+            path.write_bytes(path.read_bytes()[:-100])
+    return open_split(tmp_path, "train")
+
+
 def batches(
-    images: ImageList, workers: int = 0, *, seed: int = 3, epoch: int = 0, start: int = 0, batch_size: int = 3
+    images: ImageList,
+    workers: int = 0,
+    *,
+    seed: int = 3,
+    epoch: int = 0,
+    start: int = 0,
+    batch_size: int = 3,
+    decoder: Decoder = "auto",
 ) -> list[Batch]:
     sampler = SeededSampler(len(images), seed=seed)
     sampler.set_epoch(epoch, start=start)
-    loader = make_loader(TrainViews(images, 32), sampler, batch_size=batch_size, workers=workers)
-    return list(loader)
+    views = TrainViews(images, 32, decoder=decoder)
+    return list(make_loader(views, sampler, batch_size=batch_size, workers=workers))
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -121,7 +145,10 @@ def test_batches_are_uint8_in_channels_last_and_the_short_one_is_kept(images: Im
 
 def test_eval_views_are_the_queries_in_order(images: ImageList) -> None:
     loader = make_loader(
-        EvalViews(images, 32), SeededSampler(len(images), shuffle=False), batch_size=8, workers=0
+        EvalViews(images, 32, decoder="pillow"),
+        SeededSampler(len(images), shuffle=False),
+        batch_size=8,
+        workers=0,
     )
     (batch,) = loader
     assert len(loader) == 1
@@ -136,6 +163,55 @@ def test_eval_views_are_the_queries_in_order(images: ImageList) -> None:
 def test_same_seed_same_batches_whatever_the_workers(images: ImageList) -> None:
     alone, helped = batches(images, 0), batches(images, 2)
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_of_photographs_do_not_depend_on_the_workers(photographs: ImageList, workers: int) -> None:
+    alone, helped = batches(photographs, 0), batches(photographs, workers)
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_pillow_alone_resizes_the_box_of_the_window(photographs: ImageList) -> None:
+    views = TrainViews(photographs, 48, decoder="pillow")
+    used = [index for index in range(8) if "6.jpg" not in photographs.path(index).name]
+    flips = set()
+    for index in used:
+        image = decode_rgb(photographs.path(index))
+        for seed in range(4):
+            window, hflip = draw_window(image.size, torch.Generator().manual_seed(seed))
+            expected = np.asarray(image.resize((48, 48), Image.Resampling.BILINEAR, box=window))
+            sample = views[(index, seed)]
+            assert sample.xe is not None
+            assert np.array_equal(sample.xe.numpy(), expected[:, ::-1] if hflip else expected)
+            assert np.array_equal(sample.query.numpy(), np.asarray(query_view(image, 48, 55)))
+            flips.add(hflip)
+    assert flips == {True, False}
+
+
+def test_views_of_both_decoders_are_alike_and_so_is_what_is_refused(photographs: ImageList) -> None:
+    auto, pillow = batches(photographs), batches(photographs, decoder="pillow")
+    refused = [line for batch in auto for line in batch.unreadable]
+    assert len(refused) == 1
+    assert "6.jpg: image file is truncated" in refused[0]
+    for one, other in zip(auto, pillow, strict=True):
+        assert one.unreadable == other.unreadable
+        assert torch.equal(one.indices, other.indices)
+        assert one.xe is not None
+        assert other.xe is not None
+        for a, b in ((one.xe, other.xe), (one.query, other.query)):
+            assert a.stride() == b.stride()
+            assert (a.float() - b.float()).abs().mean((1, 2, 3)).max() <= 2
+
+
+def test_where_torch_is_slow_auto_is_pillow(photographs: ImageList, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cgc.data.views.resizes_fast", lambda: False)
+    pillow = batches(photographs, decoder="pillow")
+    assert all(same(a, b) for a, b in zip(batches(photographs), pillow, strict=True))
+
+
+def test_an_unknown_decoder_is_refused(images: ImageList) -> None:
+    with pytest.raises(ValueError, match="unknown decoder 'opencv', one of auto, pillow is expected"):
+        EvalViews(images, 32, decoder="opencv")  # type: ignore[arg-type]
 
 
 def test_persistent_workers_follow_the_epoch(images: ImageList) -> None:
