@@ -37,11 +37,16 @@ format: $(INSTALLED)  ## rewrite the sources in the project's format
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: $(INSTALLED)  ## every benchmark, with the bound it is held against
+bench: $(INSTALLED)  ## every benchmark, with the bound it is held against, and the predicted cost
+	$(PY) benchmarks/loader.py
 	$(PY) benchmarks/loss.py
 	$(PY) benchmarks/step.py
 	$(PY) benchmarks/methods.py
+	$(PY) benchmarks/memory.py
+	$(PY) benchmarks/scaling.py
+	$(PY) benchmarks/saliency.py
 	$(PY) benchmarks/evaluate.py
+	$(PY) benchmarks/cost_model.py
 
 clean:  ## remove caches and build products, keep the virtual environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,11 +20,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the commands do, see cgc/commands/__init__.py
 
 import torch
+import torchvision
 
 
-def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options of every benchmark; sets the number of threads."""
-    parser = argparse.ArgumentParser(description=description)
+class Clock:
+    """What times are read from: see ``--cpu-time``."""
+
+    read: Callable[[], float] = staticmethod(time.perf_counter)
+
+
+def parse_arguments(
+    description: str | None,
+    argv: Sequence[str] | None,
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> argparse.Namespace:
+    """The options of every benchmark, and those that ``add_options`` adds; sets the number of threads."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument(
@@ -33,11 +47,19 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argp
     parser.add_argument(
         "--repeats", type=int, help="measurements of each kind (default: as many as the goal asks)"
     )
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="CPU time of the process in place of the time that passes: for a busy machine, with --threads 1",
+    )
     options = parser.parse_args(argv)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device here")
     if options.threads < 1 or (options.repeats is not None and options.repeats < 1):
         parser.error("--threads and --repeats must be positive")
+    if options.cpu_time and (options.threads != 1 or options.device != "cpu"):
+        parser.error("--cpu-time needs --threads 1 and the CPU")
+    Clock.read = time.process_time if options.cpu_time else time.perf_counter
     torch.set_num_threads(options.threads)
     return options
 
@@ -49,22 +71,29 @@ def machine(device: str) -> str:
         processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
+    clock = "CPU time, " if Clock.read is time.process_time else ""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor
     return (
-        f"{name}, {torch.get_num_threads()} CPU threads, {platform.system()}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
+        f"{name}, {clock}{torch.get_num_threads()} CPU threads on {cores()} cores, {platform.system()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}"
     )
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    available = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(available(0)) if available else os.cpu_count() or 1
 
 
 def seconds(work: Callable[[], object], device: str = "cpu") -> float:
     """Wall time of one call, including what it left queued on the device."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start = Clock.read()
     work()
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return Clock.read() - start
 
 
 def interleaved(
@@ -80,6 +109,28 @@ def interleaved(
         for name in names:
             times[name].append(seconds(works[name], device))
     return times
+
+
+def ratio_line(
+    name: str, numerator: Sequence[float], denominator: Sequence[float], bound: float | None = None
+) -> str:
+    """``CGC over cross-entropy: 1.01 (goal: at most 1.03: holds), 95 % interval [1.00, 1.02]``."""
+    ratio, low, high = ratio_interval(numerator, denominator)
+    said = f"{ratio:.3g}" if bound is None else verdict(ratio, bound)
+    return f"  {name}: {said}, 95 % interval [{low:.3f}, {high:.3f}]"
+
+
+def peak_cuda_bytes(work: Callable[[], object], device: str) -> int:
+    """Most memory that tensors took on the GPU during one call, what lay there before included."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device)
+
+
+def gib(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"
 
 
 def spread(times: Sequence[float]) -> str:

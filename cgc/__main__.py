@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("cgc.commands.compare", "paired differences of two evaluations, image by image"),
     "inspect": ("cgc.commands.inspect_checkpoint", "say what a checkpoint is and what it holds"),
     "saliency-masks": ("cgc.commands.saliency_masks", "make the masks that SGC trains with, by U²-Net"),
+    "make-shards": ("cgc.commands.make_shards", "write images into tar shards, index or check such shards"),
     "label-subset": ("cgc.commands.label_subset", "choose the training images whose labels are used"),
 }
 

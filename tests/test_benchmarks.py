@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,59 @@ ROOT = Path(__file__).parents[1]
         ("loss.py", ("N 8", "over copying:", "as published", "goal: at least 80", "N 4")),
         ("evaluate.py", ("CH, PG, SPG and top-1", "insertion AUC", "bare forwards", "95 % interval")),
         ("methods.py", ("GC over two passes:", "SGC over CGC:", "95 % interval")),
-        ("step.py", ("batch 4", "interleaved pairs", "CGC over cross-entropy:", "95 % interval")),
+        (
+            "step.py",
+            (
+                "batch 4",
+                "interleaved turns",
+                "bare forward + backward",
+                "CGC over cross-entropy:",
+                "95 % interval",
+                "view-images/s",
+                "the direct path, as published",
+                "+ channels last",
+                "+ fused optimizer",
+                "all over the algebra, in plain NCHW:",
+                "goal: at least 1.2",
+            ),
+        ),
+        pytest.param(
+            "memory.py",
+            ("batch 4", "fresh process", "CGC over cross-entropy:", "goal: at most 1.05"),
+            marks=pytest.mark.slow,  # three processes
+        ),
+        pytest.param(
+            "scaling.py",
+            ("gloo", "2 x local", "2 x gathered", "all-reduce", "MB per step", "cores"),
+            marks=pytest.mark.slow,  # three processes
+        ),
+        (
+            "cost_model.py",
+            (
+                "prediction",
+                "decoding, measured here",
+                "sustained",
+                "data sheet",
+                "hours of a run",
+                "breaks first",
+            ),
+        ),
+        (
+            "loader.py",
+            (
+                "2 images",
+                "Pillow decoding",
+                "torchvision decoding",
+                "views as published",
+                "both views, auto, over Pillow decoding:",
+                "goal: at most 1.6",
+                "95 % interval",
+                "windows and xe",
+                "collate",
+                "difference of the decoders' views in grey levels: xe 0.",
+                "1 workers",
+            ),
+        ),
     ],
 )
 def test_quick_run(script: str, promised: tuple[str, ...], tmp_path: Path) -> None:
@@ -28,3 +82,17 @@ def test_quick_run(script: str, promised: tuple[str, ...], tmp_path: Path) -> No
     assert "torch " in run.stdout
     for words in promised:
         assert words in run.stdout
+
+
+def test_the_two_ways_of_a_step_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the ladder compares is one and the same computation."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    step = importlib.import_module("step")
+    assert 0 < step.agreement("cpu") < 1e-4
+
+
+def test_make_bench_runs_every_benchmark() -> None:
+    target = (ROOT / "Makefile").read_text().split("\nbench:")[1].split("\n\n")[0]
+    listed = set(re.findall(r"benchmarks/(\w+\.py)", target))
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    assert listed == scripts - {"common.py", "published.py"}

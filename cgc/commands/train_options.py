@@ -77,6 +77,10 @@ class TrainOptions:
     negative_images: Path | None
     other_head: Literal["refuse", "initialise"]
     multi_label: bool
+    shard_window: int
+    shard_cache: Path | None
+    shard_cache_gb: float
+    shard_timeout: float
 
 
 def parse(argv: Sequence[str] | None, preset: Preset) -> TrainOptions:

@@ -151,10 +151,27 @@ def _add_data(group: argparse._ArgumentGroup, preset: Preset) -> None:
         metavar="P",
         help="use the boxes of so many per cent of each class's images that have some, drawn by --seed (100)",
     )
+    _add_shards(group, preset)
     group.set_defaults(negative_images=None)
     if preset.multi_label:
         listed = "images without each category, by extract_negative_image_list.py (from DATA's annotations)"
         group.add_argument("--negatives", dest="negative_images", type=Path, metavar="FILE.npz", help=listed)
+
+
+def _add_shards(group: argparse._ArgumentGroup, preset: Preset) -> None:
+    group.set_defaults(shard_window=16, shard_cache=None, shard_cache_gb=64.0, shard_timeout=30.0)
+    if preset.multi_label:
+        return
+    add = group.add_argument
+    window = "shards from which an epoch's images come at any time; 0: from all (default: %(default)s)"
+    add("--shard-window", type=non_negative_int, metavar="N", help=window)
+    add(
+        "--shard-cache", type=Path, metavar="DIR", help="where shards of a URL are kept (~/.cache/cgc/shards)"
+    )
+    room = "what they may take there; those used longest ago are removed (default: %(default)s)"
+    add("--shard-cache-gb", type=positive_float, metavar="GB", help=room)
+    wait = "how long to wait for a server to go on (default: %(default)s)"
+    add("--shard-timeout", type=positive_float, metavar="SECONDS", help=wait)
 
 
 def _add_method(group: argparse._ArgumentGroup, preset: Preset) -> None:

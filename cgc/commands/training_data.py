@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgc.commands.train_options import TrainOptions
-from cgc.data.folders import ImageList, open_class_folders, open_split
+from cgc.data.folders import ImageList
 from cgc.data.method_views import (
     BoxViews,
     GridViews,
@@ -17,12 +17,22 @@ from cgc.data.method_views import (
 from cgc.data.multi_label import open_distractors, open_multi_label
 from cgc.data.presets import resize_size
 from cgc.data.saliency import MaskFolder, RegionMasks, SaliencyMasks
+from cgc.data.shards.cache import CacheOptions, default_cache
+from cgc.data.shards.folders import ShardOptions, open_held_out, open_images, open_stream
+from cgc.data.shards.images import ShardList
 from cgc.data.shares import ShareOfBatches
 from cgc.data.training_boxes import Boxes, as_boxed_images, read_training_boxes, share_of_boxes
-from cgc.data.unlabelled import PairedLoader, open_unlabelled, unlabelled_order
+from cgc.data.unlabelled import PairedLoader, unlabelled_order
 from cgc.data.views import EvalViews, SeededSampler, TrainViews, ViewLoader, make_loader
 from cgc.engine.processes import Processes
 from cgc.errors import InputError
+
+
+def shard_options(options: TrainOptions) -> ShardOptions:
+    cache = CacheOptions(
+        options.shard_cache or default_cache(), int(options.shard_cache_gb * 1e9), options.shard_timeout
+    )
+    return ShardOptions(options.shard_window, options.strict, cache)
 
 
 class TrainingData:
@@ -43,20 +53,22 @@ class TrainingData:
         except ValueError as error:
             raise InputError(str(error)) from error
         self.held_out_loader = self._loader(
-            self.held_out, SeededSampler(len(self.held_out), shuffle=False), uneven=True
+            self.held_out, self.held_out.images.order(shuffle=False), uneven=True
         )
-        labelled = self._loader(self.views, SeededSampler(len(self.views), seed=options.seed))
+        labelled = self._loader(self.views, self.views.images.order(seed=options.seed))
         self.loader: ViewLoader | PairedLoader = self._paired(labelled) if options.unlabelled else labelled
 
     def _open_classes(self) -> tuple[str, ...]:
         options = self.options
-        self.train = open_split(options.data, "train", dataset=options.dataset)
+        self.shards = shard_options(options)
+        self.train = open_images(options.data, "train", self.shards, dataset=options.dataset)
         classes = self.train.classes
         held_out = (
-            open_split(options.data, "val", dataset=options.dataset, classes=classes)
+            open_images(options.data, "val", self.shards, dataset=options.dataset, classes=classes)
             if options.val is None
-            else open_class_folders(options.val, classes)
+            else open_held_out(options.val, self.shards, classes)
         )
+        self._note(self.train, held_out)
         self.resize = options.resize_size or resize_size(options.image_size)
         self.held_out = EvalViews(held_out, options.image_size, self.resize)
         self.views = self._views()
@@ -79,9 +91,16 @@ class TrainingData:
         self.views = MultiLabelGridViews(train, size, distractors)
         return train.classes
 
+    def _note(self, *lists: ImageList) -> None:
+        self.notes += [note for images in lists if isinstance(images, ShardList) for note in images.notes]
+
     def _views(self) -> TrainViews:
         options, size = self.options, self.options.image_size
         if options.method == "grid":
+            if isinstance(self.train, ShardList) and self.train.remote:
+                raise InputError(
+                    f"{options.data}: grid draws images of all shards in every step; copy them here"
+                )
             return GridViews(self.train, size, self.resize)
         if options.method == "sgc" and not options.unlabelled:
             masks = self._masks(self.train)
@@ -120,7 +139,8 @@ class TrainingData:
         if options.method not in ("cgc", "sgc"):
             raise InputError(f"--unlabeled is for the methods cgc and sgc, not for {options.method}")
         assert options.unlabelled is not None
-        images = open_unlabelled(options.unlabelled, batch_size=options.batch_size)
+        images = open_stream(options.unlabelled, self.shards, batch_size=options.batch_size)
+        self._note(images)
         views: EvalViews
         if options.method == "sgc":
             masks = self._masks(images)

@@ -38,8 +38,18 @@ from cgc.models.checkpoint_layouts import released_state_dict
 from cgc.report.overlays import panel_row
 
 _PANEL_IMAGES = 8
-_PLACES = {"data", "resume", "save_dir", "log_dir"}
-_MAY_CHANGE = _PLACES | {"workers", "print_freq", "evaluate", "keep", "device", "gpu", "dist_backend"}
+_PLACES = {"data", "resume", "save_dir", "log_dir", "shard_cache"}
+_MAY_CHANGE = _PLACES | {
+    "workers",
+    "shard_cache_gb",
+    "shard_timeout",
+    "print_freq",
+    "evaluate",
+    "keep",
+    "device",
+    "gpu",
+    "dist_backend",
+}
 
 
 class TrainingRun:

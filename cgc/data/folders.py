@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cgc.data.decode import read_file
+from cgc.data.seeding import SeededSampler
 from cgc.data.specs import dataset_spec
 from cgc.errors import InputError
 
@@ -25,30 +26,44 @@ _ANNOTATIONS = "val_annotations.txt"  # tiny-imagenet's own layout
 
 
 class PathTable:
-    """Many paths in two NumPy arrays: one run of bytes, and where each path begins.
+    """Many paths in two NumPy arrays: one run of bytes, and where each path ends.
 
     A list of 1.28 million strings would be copied page by page into every forked worker, because reading a
     Python object writes its reference count; arrays are shared.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        encoded = [os.fsencode(path) for path in paths]
-        self._offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-        np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=self._offsets[1:])
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._set(b"".join(os.fsencode(path) + b"\0" for path in paths))
+
+    @classmethod
+    def from_bytes(cls, terminated: bytes) -> PathTable:
+        """Of paths with a zero byte after each, what :meth:`to_bytes` gives."""
+        table = cls.__new__(cls)
+        table._set(terminated)
+        return table
+
+    def _set(self, terminated: bytes) -> None:
+        if terminated and terminated[-1]:
+            raise ValueError("the last path has no zero byte after it")
+        self._bytes = np.frombuffer(terminated, dtype=np.uint8)
+        self._ends = np.flatnonzero(self._bytes == 0)
+
+    def to_bytes(self) -> bytes:
+        return self._bytes.tobytes()
 
     @property
     def nbytes(self) -> int:
-        return self._bytes.nbytes + self._offsets.nbytes
+        return self._bytes.nbytes + self._ends.nbytes
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> str:
         if not -len(self) <= index < len(self):
             raise IndexError(f"path {index} of {len(self)}")
         index %= len(self)
-        return os.fsdecode(self._bytes[self._offsets[index] : self._offsets[index + 1]].tobytes())
+        first = self._ends[index - 1] + 1 if index else 0
+        return os.fsdecode(self._bytes[first : self._ends[index]].tobytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +85,19 @@ class ImageList:
     def read(self, index: int) -> bytes:
         """The bytes of the image's file. Raises UnreadableImage."""
         return read_file(self.path(index))
+
+    def replacement(self, index: int, attempt: int) -> int:
+        """What is read instead of an unreadable image: its first, second, … replacement (0: itself)."""
+        return (index + attempt) % len(self)
+
+    def order(self, *, seed: int = 0, shuffle: bool = True) -> SeededSampler:
+        """The order in which epochs go through the images."""
+        return SeededSampler(len(self), seed=seed, shuffle=shuffle)
+
+    def subset(self, indices: NDArray[np.int64]) -> ImageList:
+        """Some of the images, with all the classes."""
+        paths = PathTable([self.paths[int(index)] for index in indices])
+        return replace(self, paths=paths, labels=self.labels[indices])
 
 
 def open_split(
@@ -94,15 +122,28 @@ def open_split(
     """
     if split not in ("train", "val"):
         raise ValueError(f"split must be 'train' or 'val', got {split!r}")
-    spec = None if dataset is None else dataset_spec(dataset)
-    folder_names = ("train",) if split == "train" else spec.eval_folders if spec else _EVAL_FOLDERS
-    folder = _split_folder(Path(root), folder_names)
+    folder = _split_folder(Path(root), split_names(split, dataset))
     images = open_class_folders(folder, classes, empty_classes=empty_classes)
-    if spec is not None and len(images.classes) != spec.num_classes:
-        raise InputError(
-            f"{folder}: {len(images.classes)} classes, but the dataset {spec.name} has {spec.num_classes}"
-        )
+    check_dataset(images, folder, dataset)
     return images
+
+
+def split_names(split: str, dataset: str | None) -> tuple[str, ...]:
+    """Folders in which the images of a split may lie, the first that is there counts."""
+    if split == "train":
+        return ("train",)
+    return _EVAL_FOLDERS if dataset is None else dataset_spec(dataset).eval_folders
+
+
+def check_dataset(images: ImageList, where: str | Path, dataset: str | None) -> None:
+    """Raises InputError where the number of classes is not that of the dataset."""
+    if dataset is None:
+        return
+    spec = dataset_spec(dataset)
+    if len(images.classes) != spec.num_classes:
+        raise InputError(
+            f"{where}: {len(images.classes)} classes, but the dataset {spec.name} has {spec.num_classes}"
+        )
 
 
 def open_class_folders(
@@ -143,7 +184,7 @@ def _scan(folder: Path, classes: Sequence[str] | None, empty_classes: bool) -> I
     found = [entry.name for entry in _entries(folder) if entry.is_dir()]
     if not found:
         raise InputError(f"{folder}: no class folders in it (expected {folder}/<class>/<image>)")
-    ordered = _checked_classes(folder, found, classes)
+    ordered = checked_classes(folder, found, classes)
     paths: list[str] = []
     counts = []
     for name in ordered:
@@ -178,7 +219,7 @@ def images_below(root: str, relative: str, linked: set[str]) -> Iterator[str]:
         yield from images_below(root, path, linked)
 
 
-def _checked_classes(where: Path, found: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+def checked_classes(where: str | Path, found: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
     """`wanted`, or `found` where nothing is wanted; InputError where the two differ."""
     if wanted is None:
         return tuple(found)
@@ -220,7 +261,7 @@ def _tiny_imagenet_val(folder: Path, classes: Sequence[str] | None) -> ImageList
     for number, fields in rows:
         if len(fields) < 2:
             raise InputError(f"{table}: line {number}: expected a file name and a class")
-    ordered = _checked_classes(folder, sorted({fields[1] for _, fields in rows}), classes)
+    ordered = checked_classes(folder, sorted({fields[1] for _, fields in rows}), classes)
     label_of = {name: label for label, name in enumerate(ordered)}
     rows.sort(key=lambda row: row[1][0])
     labels = np.array([label_of[fields[1]] for _, fields in rows], dtype=np.int64)

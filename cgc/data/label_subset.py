@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cgc.data.folders import ImageList, PathTable
+from cgc.data.folders import ImageList
 from cgc.data.views import mix_seed
 from cgc.errors import InputError, RunError
 
@@ -92,8 +92,7 @@ def read_list(
 
 def take(images: ImageList, indices: Sequence[int] | NDArray[np.int64]) -> ImageList:
     """The images at these positions, with all of the classes."""
-    paths = PathTable([images.paths[int(index)] for index in indices])
-    return ImageList(paths, images.labels[np.asarray(indices, dtype=np.int64)], images.classes, images.root)
+    return images.subset(np.asarray(indices, dtype=np.int64))
 
 
 def write_list(path: Path, subset: ImageList) -> None:

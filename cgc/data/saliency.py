@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cgc.data.boxes import BoxedImages
 from cgc.data.decode import UnreadableImage
-from cgc.data.folders import ImageList, PathTable
+from cgc.data.folders import ImageList
 from cgc.data.presets import resize_size
 from cgc.data.saliency_files import NO_FILE, MadeBy, Manifest, find_masks, mask_path, read_grey
 from cgc.data.unlabelled import NO_LABEL
@@ -79,7 +79,7 @@ class SaliencyMasks:
             raise InputError(f"{said}, the first: {images.path(int(lacking[0]))}; {source.hint}")
         if missing == "skip":
             self._indices = np.flatnonzero(source.have)
-            self.images = _subset(images, self._indices)
+            self.images = images.subset(self._indices)
         self.notes.append(f"{said}: {'left out' if missing == 'skip' else 'all foreground'}")
 
     @property
@@ -263,8 +263,3 @@ def _check_same_part(folder: Path, made_by: MadeBy, size: int, resize: int) -> N
             f"{folder} holds masks of the central {made_by.size} of {made_by.resize} px, this run crops {size} of "
             f"{resize}: make them anew for that, or of whole images"
         )
-
-
-def _subset(images: ImageList, indices: npt.NDArray[np.int64]) -> ImageList:
-    paths = PathTable([images.paths[int(i)] for i in indices])
-    return ImageList(paths, images.labels[indices], images.classes, images.root)

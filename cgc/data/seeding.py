@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 _WORD = (1 << 64) - 1
@@ -50,14 +51,22 @@ class SeededSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return self.length - self.start
 
+    @property
+    def described(self) -> str:
+        """What the order is one of, beside seed and epoch: a position in it means nothing in another one."""
+        return f"{self.length} images"
+
+    def permutation(self) -> Tensor:
+        """(n,) the indices of the current epoch in their order, without regard to `start`."""
+        if not self.shuffle:
+            return torch.arange(self.length)
+        # -1 is no item's index, so the order's seed is no item's seed.
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch, -1))
+        return torch.randperm(self.length, generator=generator)
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
         seed, epoch = self.seed, self.epoch
-        if self.shuffle:
-            # -1 is no item's index, so the order's seed is no item's seed.
-            generator = torch.Generator().manual_seed(mix_seed(seed, epoch, -1))
-            order = torch.randperm(self.length, generator=generator)
-        else:
-            order = torch.arange(self.length)
+        order = self.permutation()
         for first in range(self.start, self.length, 4096):  # a list of the whole epoch would be large
             for index in order[first : first + 4096].tolist():
                 yield index, mix_seed(seed, epoch, index)

@@ -8,6 +8,7 @@ run that is stopped goes on at any item, with any number of workers, by setting 
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Generator, Iterator
@@ -53,8 +54,16 @@ def open_unlabelled(root: str | Path, *, batch_size: int = 1) -> ImageList:
 class StreamSampler(SeededSampler):
     """A window of the endless stream: the passes of a `SeededSampler` over `length` images, one after the other.
 
+    `passes` is that order where it is not the plain one of `seed` and `shuffle`.
+
     `set_window` says where it begins and how many items it has; `set_epoch` makes it one pass, or what is left of it.
     """
+
+    def __init__(
+        self, length: int, *, seed: int = 0, shuffle: bool = True, passes: SeededSampler | None = None
+    ) -> None:
+        self._passes = passes or SeededSampler(length, seed=seed, shuffle=shuffle)
+        super().__init__(length, seed=self._passes.seed, shuffle=self._passes.shuffle)
 
     def set_window(self, position: int, items: int) -> None:
         if position < 0 or items < 0 or not self.length:
@@ -70,7 +79,7 @@ class StreamSampler(SeededSampler):
         return self.items
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = SeededSampler(self.length, seed=self.seed, shuffle=self.shuffle)
+        order = copy.copy(self._passes)
         epoch, start, left = self.epoch, self.start, self.items
         while left:
             order.set_epoch(epoch, start=start)
@@ -81,7 +90,7 @@ class StreamSampler(SeededSampler):
 
 def unlabelled_order(images: ImageList, seed: int = 0) -> StreamSampler:
     """The stream of a run with this seed. Where two passes meet, an image may stand in a batch twice."""
-    return StreamSampler(len(images), seed=mix_seed(seed, _STREAM))
+    return StreamSampler(len(images), passes=images.order(seed=mix_seed(seed, _STREAM)))
 
 
 class PairedBatch(NamedTuple):

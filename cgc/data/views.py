@@ -127,7 +127,7 @@ def random_view(image: _Image, size: int, generator: torch.Generator) -> _Image:
 class EvalViews(Dataset[Sample]):
     """`query` views only. Items are addressed by (index, seed); the seed is not used.
 
-    An unreadable image is replaced by the next one of the list that can be read, with that one's label.
+    An unreadable image is replaced by one that can be read, see `ImageList.replacement`, with that one's label.
     `decoder` is one of `DECODERS`, also as an attribute.
 
     Raises:
@@ -154,7 +154,7 @@ class EvalViews(Dataset[Sample]):
         index, seed = item
         unreadable: list[str] = []
         for offset in range(min(len(self), MAX_UNREADABLE_IN_A_ROW)):
-            used = (index + offset) % len(self)
+            used = self.images.replacement(index, offset)
             try:
                 sample = self._sample(self._decode(used), used, seed)
             except UnreadableImage as error:

@@ -227,6 +227,7 @@ class Trainer:
     def _save(self, *, best: bool) -> None:
         progress = self.progress
         progress.batch_size, progress.seed = self._order
+        progress.order = self.order.described
         own, others = random_states(self.processes)
         if not self.speaks:
             return
@@ -272,6 +273,10 @@ class Trainer:
             raise InputError(
                 f"the checkpoint lies inside an epoch of batch size {self.progress.batch_size} and seed "
                 f"{self.progress.seed}; continue it with these, not with {self._order[0]} and {self._order[1]}"
+            )
+        if self.progress.step and self.progress.order not in ("", self.order.described):
+            raise InputError(
+                f"the checkpoint lies inside an epoch of {self.progress.order}; here are {self.order.described}"
             )
         self._advance_schedule()
 

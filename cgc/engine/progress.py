@@ -34,3 +34,4 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     batch_size: int = 0
     seed: int = 0
+    order: str = ""  # of the images; "" in files of before

@@ -236,7 +236,7 @@ def test_a_released_file_continues_under_every_schedule(data: Path, tmp_path: Pa
     ]
     optimizer["param_groups"][0]["lr"] = 0.1
     trainer.resume({"epoch": 2, "best_acc1": 1.0, "optimizer": optimizer})
-    assert trainer.step.optimizer.param_groups[0]["lr"] == pytest.approx(twin.optimizer.param_groups[0]["lr"])
+    assert trainer.step.optimizer.param_groups[0]["lr"] == pytest.approx(twin.step.optimizer.param_groups[0]["lr"])
     fit(trainer, tmp_path)
 
 
@@ -285,3 +285,17 @@ def test_an_unreadable_validation_image_under_strict_keeps_the_epoch(data: Path,
     with pytest.raises(InputError):
         fit(trainer, tmp_path)
     assert trainer.folder.latest == tmp_path / f"checkpoint_000_step{STEPS:06d}.pth.tar"
+
+
+def test_a_position_in_another_order_is_refused(data: Path, tmp_path: Path) -> None:
+    """Images came or went, or shards are read in another way: the epoch could not be finished."""
+    first = make_trainer(data, tmp_path)
+    fit(first, tmp_path, stop_after(first, 1))
+    assert first.folder.latest is not None
+    content = torch.load(first.folder.latest, weights_only=True)
+    assert content["progress"]["order"] == "12 images"
+    content["progress"]["order"] = "13 images"
+    with pytest.raises(InputError, match="inside an epoch of 13 images; here are 12 images"):
+        make_trainer(data, tmp_path).resume(content)
+    content["progress"]["step"] = 0  # between two epochs it does not matter
+    make_trainer(data, tmp_path).resume(content)

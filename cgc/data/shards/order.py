@@ -1,0 +1,49 @@
+"""An order of samples that has few shards open at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cgc.data.seeding import SeededSampler, mix_seed
+
+
+class ShardSampler(SeededSampler):
+    """A `SeededSampler` whose shuffled order goes through the shards, of which at most ``window`` are open at a time.
+
+    The shards stand in a random order, and each one's samples are spread over the ``window`` places from its own on:
+    a sample of the shard at place p gets the key p + window · u, u uniform in [0, 1), and the keys are sorted. Between
+    the keys t and t + 1 only shards at places above t - window appear, so one is opened for one that is done with, and
+    there are no borders at which many are needed at once. The order is a function of seed and epoch alone.
+
+    ``window`` 0, or no fewer than there are shards: all samples are shuffled at once, as by `SeededSampler`.
+
+    Args:
+        shard_of: (n,) the shard of each sample.
+    """
+
+    def __init__(
+        self, shard_of: Tensor, *, window: int, seed: int = 0, shuffle: bool = True, start: int = 0
+    ) -> None:
+        if window < 0:
+            raise ValueError(f"a window of {window} shards")
+        _, self._shard_of = torch.unique(
+            shard_of, return_inverse=True
+        )  # some shards may have lost all samples
+        self.shards = int(self._shard_of.max()) + 1 if len(shard_of) else 0
+        self.window = window
+        super().__init__(len(shard_of), seed=seed, shuffle=shuffle, start=start)
+
+    @property
+    def described(self) -> str:
+        plain = super().described
+        return f"{plain}, {self.window} shards at a time" if 0 < self.window < self.shards else plain
+
+    def permutation(self) -> Tensor:
+        """(n,) the samples of the current epoch in their order, without regard to `start`."""
+        if not self.shuffle or not 0 < self.window < self.shards:
+            return super().permutation()
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch, -1))
+        places = torch.randperm(self.shards, generator=generator)
+        spread = torch.rand(self.length, generator=generator, dtype=torch.float64)
+        return torch.argsort(places[self._shard_of] + self.window * spread, stable=True)

@@ -1,0 +1,107 @@
+"""Training on shards: as on the images themselves, stopped and continued, from a folder and from a URL."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cgc.commands.make_shards import main as make_shards
+from cgc.engine.loop import Trainer
+from tests.commands.runs import error_line, refused, result, rows, train, training_differences
+from tests.data.shards.fixture import serving
+
+pytestmark = pytest.mark.usefixtures("plain_panels")
+SMALL = ["--epochs", "2", "--shard-window", "2"]
+
+
+@pytest.fixture(scope="module")
+def shards(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the 12 training, the 6 held-out and, unlabelled, of all 18 images."""
+    out = tmp_path_factory.mktemp("shards")
+    for split in ("all", "unlabeled"):
+        command = [str(training_data), "--out", str(out), "--samples", "3", "-j", "0", "--split", split]
+        assert make_shards(command) == 0
+    return out
+
+
+def _signal_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    step, done = Trainer._step, [0]
+
+    def counted(self: Trainer, *arguments: Any) -> None:
+        done[0] += 1
+        if done[0] == steps:
+            signal.raise_signal(signal.SIGINT)
+        step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", counted)
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_stopped_within_an_epoch_and_continued_from_a_url(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unlabelled: bool
+) -> None:
+    """Equal to the last bit to the run that was never stopped, with workers or without, wherever the shards lie."""
+
+    def stream(root: Path | str) -> list[str]:
+        return ["--unlabeled", f"{root}/unlabeled"] if unlabelled else []
+
+    whole, parts, last = tmp_path / "whole", tmp_path / "parts", "checkpoint_002.pth.tar"
+    assert train(shards, *SMALL, *stream(shards), save_dir=whole) == 0
+    with monkeypatch.context() as patch:
+        _signal_after(patch, 4)
+        assert train(shards, *SMALL, *stream(shards), save_dir=parts) == 130
+    checkpoint = parts / "checkpoint_001_step000001.pth.tar"
+    with serving(shards) as server:
+        cache = ["--shard-cache", tmp_path / "cache", "-j", 1, "--resume", checkpoint]
+        assert train(Path(server.url), *SMALL, *stream(server.url), *cache, save_dir=parts) == 0
+    assert training_differences(parts / last, whole / last) == []
+    assert rows(parts) == rows(whole)
+
+
+def test_a_window_over_all_shards_is_another_order(shards: Path, tmp_path: Path) -> None:
+    assert train(shards, *SMALL, save_dir=tmp_path / "a") == 0
+    assert train(shards, "--epochs", "2", "--shard-window", "0", save_dir=tmp_path / "b") == 0
+    assert rows(tmp_path / "a") != rows(tmp_path / "b")
+
+
+def test_a_missing_shard_is_a_note_or_strictly_an_error(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shards, copy)
+    (copy / "train" / "train-000002.tar").unlink()
+    assert "train-000002.tar" in refused(capsys, copy, *SMALL, "--strict", save_dir=tmp_path / "strict")
+    assert train(copy, *SMALL, save_dir=tmp_path / "run") == 0
+    assert "its 3 images are left out" in capsys.readouterr().err
+
+
+def test_a_dead_server_does_not_end_the_run(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One shard of four always stalls: it is named once, and its images are replaced."""
+    monkeypatch.setattr("cgc.data.shards.cache.time.sleep", lambda seconds: None)
+    options = ["--shard-cache", tmp_path / "cache", "--shard-timeout", "0.3"]
+    with serving(shards) as server:
+        server.faults["train-000001.tar"] = ["stall"] * 99
+        assert train(Path(server.url), *SMALL, *options, save_dir=tmp_path / "run") == 0
+        (line,) = result(tmp_path / "run")["unreadable_images"]
+        assert f"{server.url}/train/train-000001.tar: no answer within 0.3 s" in line
+        assert "its 3 images" in line
+        capsys.readouterr()
+        strict = [*options, "--strict"]
+        assert train(Path(server.url), *SMALL, *strict, save_dir=tmp_path / "strict") == 2
+        assert "train-000001.tar" in error_line(capsys.readouterr().err)
+
+
+def test_grid_consistency_needs_the_shards_here(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(shards, "--epochs", "1", "--method", "grid", save_dir=tmp_path / "run") == 0
+    capsys.readouterr()
+    with serving(shards) as server:
+        options = ["--method", "grid", "--shard-cache", tmp_path / "cache"]
+        assert "copy them here" in refused(capsys, Path(server.url), *options)
