@@ -1,8 +1,8 @@
-"""Time of the sibling methods' training steps over what they must cost at least.
+"""Time of every method's training step, over the baseline's and over what it must cost at least.
 
 GC over two bare forward and backward passes, one on the images and one on composites that are ready; SGC over CGC on
-the same views. The steps share one network and one optimizer and are timed in interleaved pairs; drawing and composing
-is part of the methods' steps.
+the same views. All over the baseline, which is one pass of one view: what a method costs a user. The steps share one
+network and one optimizer and are timed in interleaved turns; drawing and composing is part of the methods' steps.
 
     python3 benchmarks/methods.py [--device cuda] [--quick]
 """
@@ -17,9 +17,18 @@ import torch
 import torch.nn.functional as F
 
 from cgc.data.presets import normalise
+from cgc.data.unlabelled import PairedBatch
 from cgc.data.views import Batch
 from cgc.gradcam import GradCAMModel
-from cgc.methods import CGCMethod, GridConsistencyMethod, Method, SGCMethod
+from cgc.methods import (
+    BaselineMethod,
+    CGCMethod,
+    EnergyMethod,
+    GridConsistencyMethod,
+    Method,
+    SemiSupervisedCGC,
+    SGCMethod,
+)
 from cgc.models.backbones import build_backbone
 
 
@@ -62,8 +71,8 @@ def steps(setting: Setting, device: str) -> dict[str, Callable[[], object]]:
         loss.backward()
         optimizer.step()
 
-    def step_of(method: Method) -> Callable[[], object]:
-        return lambda: updated(method(*method.prepare(batch, generator))["loss"].mean())
+    def step_of(method: Method, given: Batch | PairedBatch = batch) -> Callable[[], object]:
+        return lambda: updated(method(*method.prepare(given, generator))["loss"].mean())
 
     grid = GridConsistencyMethod(model)
     _, composites, *_ = grid.prepare(batch, generator)
@@ -74,11 +83,18 @@ def steps(setting: Setting, device: str) -> dict[str, Callable[[], object]]:
         grids = model.backbone(normalise(composites))
         updated(F.cross_entropy(images, batch.labels) + F.cross_entropy(grids, batch.labels))
 
+    side = setting.side
+    boxes = torch.tensor([side // 4, side // 4, side // 2, side // 2], device=device)
+    boxed = batch._replace(boxes=boxes.expand(setting.batch, 1, 4))
+    paired = PairedBatch(*batch[:5], batch.query, batch.indices)
     return {
+        "baseline": step_of(BaselineMethod(model)),
         "two passes": two_passes,
         "GC": step_of(grid),
         "CGC": step_of(CGCMethod(model)),
+        "CGC + unlabelled": step_of(SemiSupervisedCGC(model), paired),
         "SGC": step_of(SGCMethod(model)),
+        "energy": step_of(EnergyMethod(model), boxed),
     }
 
 
@@ -92,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         times = common.interleaved(steps(setting, options.device), repeats, options.device)
         for name, values in times.items():
-            print(f"  {name:<12}{common.spread(values)}")
+            print(f"  {name:<18}{common.spread(values)}")
         for name, base, bound in (
             ("GC", "two passes", setting.grid_bound),
             ("SGC", "CGC", setting.sgc_bound),
@@ -100,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             ratio, low, high = common.ratio_interval(times[name], times[base])
             interval = f"95 % interval [{low:.3f}, {high:.3f}]"
             print(f"  {name} over {base}: {common.verdict(ratio, bound)}, {interval}")
+        for name in (each for each in times if each not in ("baseline", "two passes")):
+            ratio, low, high = common.ratio_interval(times[name], times["baseline"])
+            print(f"  {name} over baseline: {ratio:.2f}, 95 % interval [{low:.2f}, {high:.2f}]")
     return 0
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
     [
         ("loss.py", ("N 8", "over copying:", "as published", "goal: at least 80", "N 4")),
         ("evaluate.py", ("CH, PG, SPG and top-1", "insertion AUC", "bare forwards", "95 % interval")),
-        ("methods.py", ("GC over two passes:", "SGC over CGC:", "95 % interval")),
+        ("methods.py", ("GC over two passes:", "SGC over CGC:", "energy over baseline:", "95 % interval")),
         (
             "step.py",
             (
