@@ -241,7 +241,7 @@ def _add_beyond(group: argparse._ArgumentGroup, preset: Preset) -> None:
         choices=DECODERS,
         default="auto",
         help="auto: torchvision's JPEG decoder and torch's resize where they are faster, within one grey level of "
-        "Pillow on average; pillow: Pillow alone (default: %(default)s)",
+        "Pillow on average; pillow: Pillow alone; gpu: JPEGs are decoded on the device (default: %(default)s)",
     )
     group.add_argument(
         "--new-head", action="store_true", help="start with a fresh classifier instead of the checkpoint's"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from cgc.commands.train_options import TrainOptions
+from cgc.data.device_loader import DeviceLoader
 from cgc.data.folders import ImageList
 from cgc.data.method_views import (
     BoxViews,
@@ -42,8 +45,12 @@ class TrainingData:
     what the user should know; ``masks``, what made the saliency masks, where there are some.
     """
 
-    def __init__(self, options: TrainOptions, pin_memory: bool, processes: Processes | None = None) -> None:
-        self.options, self.pin_memory, self.processes = options, pin_memory, processes
+    def __init__(
+        self, options: TrainOptions, device: torch.device, processes: Processes | None = None
+    ) -> None:
+        if options.decoder == "gpu" and device.type != "cuda":
+            raise InputError(f"--decoder gpu needs a CUDA device, this is {device.type}")
+        self.options, self.device, self.processes = options, device, processes
         self.notes: list[str] = []
         self.masks: str | None = None
         self.held_out: EvalViews
@@ -161,6 +168,11 @@ class TrainingData:
         if sharers is not None:
             sampler = ShareOfBatches(order, batch_size, sharers.rank, sharers.size, uneven=uneven)
             batch_size //= sharers.size
+        if options.decoder == "gpu":
+            return DeviceLoader(
+                views, sampler, batch_size=batch_size, workers=options.workers, device=self.device
+            )
+        pin_memory = self.device.type == "cuda"
         return make_loader(
-            views, sampler, batch_size=batch_size, workers=options.workers, pin_memory=self.pin_memory
+            views, sampler, batch_size=batch_size, workers=options.workers, pin_memory=pin_memory
         )

@@ -63,7 +63,7 @@ class TrainingRun:
         self.stop = StopRequest()
         network = TrainedNetwork(options, device)
         self.checkpoint, self.arch = network.checkpoint, network.arch
-        self.data = TrainingData(options, pin_memory=device.type == "cuda", processes=processes)
+        self.data = TrainingData(options, device, processes)
         self.classes = self.data.classes
         self._say(*self.data.notes)
         self.model = network.build(self.classes, self._smallest_batch())

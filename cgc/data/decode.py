@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,19 @@ def _decode_jpeg(data: bytes) -> Tensor | None:
     except Exception:
         return None
     return rgb_3HW.permute(1, 2, 0).contiguous() if rgb_3HW.shape[1:] == (image.height, image.width) else None
+
+
+def decode_jpegs(files: Sequence[Tensor], device: torch.device) -> list[Pixels | None]:
+    """Whole JPEGs, as uint8 tensors of their bytes, decoded on the device; None for those that it does not take."""
+    if decode_jpeg is None or not files:
+        return [None] * len(files)
+    try:
+        decoded = decode_jpeg(list(files), ImageReadMode.RGB, device=device)
+    except RuntimeError:
+        if len(files) == 1:
+            return [None]
+        return [one for file in files for one in decode_jpegs([file], device)]  # all but the culprit
+    return [Pixels(rgb_3HW.permute(1, 2, 0).contiguous()) for rgb_3HW in decoded]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -84,18 +84,13 @@ class Pixels:
         columns = _grid(left, right, size[0], self.width)
         rows = _grid(top, bottom, size[1], self.height)
         if columns is None or rows is None:
-            image = Image.fromarray(self.rgb_HW3.numpy())
-            return Pixels(to_tensor(image.resize(size, resample, box=box)))
+            image = Image.fromarray(self.rgb_HW3.cpu().numpy())
+            return Pixels(to_tensor(image.resize(size, resample, box=box)).to(self.rgb_HW3.device))
         part_HW3 = self.rgb_HW3[rows.first : rows.stop, columns.first : columns.stop]
         # The batch dimension comes before the permutation: strides as of a batch, else torch does not see that
-        # the channels lie together, and converts back and forth.
-        resized_13hw = torch.ops.aten._upsample_bilinear2d_aa(
-            part_HW3[None].permute(0, 3, 1, 2),
-            [rows.made, columns.made],
-            False,  # align_corners
-            1 / rows.step,
-            1 / columns.step,
-        )
+        # the channels lie together, and converts back and forth for twice the time.
+        part_13HW = part_HW3[None].permute(0, 3, 1, 2)
+        resized_13hw = _resized(part_13HW, rows, columns, as_bytes=part_HW3.device.type == "cpu")
         top, left = rows.before, columns.before
         view_3hw = resized_13hw[0, :, top : top + size[1], left : left + size[0]]
         return Pixels(view_3hw.permute(1, 2, 0))
@@ -103,6 +98,18 @@ class Pixels:
     def transpose(self, method: Image.Transpose) -> Pixels:
         assert method == Image.Transpose.FLIP_LEFT_RIGHT
         return Pixels(self.rgb_HW3.flip(1))
+
+
+def _resized(part_13HW: Tensor, rows: _Grid, columns: _Grid, *, as_bytes: bool) -> Tensor:
+    """``as_bytes``: by the kernel for uint8, which only CPUs have; else in float32, rounded."""
+    resized: Tensor = torch.ops.aten._upsample_bilinear2d_aa(
+        part_13HW if as_bytes else part_13HW.float(),
+        [rows.made, columns.made],
+        False,  # align_corners
+        1 / rows.step,
+        1 / columns.step,
+    )
+    return resized if as_bytes else resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 class _Grid(NamedTuple):

@@ -10,7 +10,7 @@ batches do not depend on the number of workers, and no global random state is re
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar, get_args
 
@@ -49,8 +49,9 @@ __all__ = [
 ]
 
 # "auto": torchvision's decoder and torch's resize where this machine has fast ones, and Pillow for what they do not
-# take; "pillow": Pillow alone. Their views differ by a grey level here and there, and at the border of `xe`.
-Decoder = Literal["auto", "pillow"]
+# take; "pillow": Pillow alone; "gpu": as "auto", but on the device, see `cgc.data.device_loader`. The views of "auto"
+# and "pillow" differ by a grey level here and there, and at the border of `xe`.
+Decoder = Literal["auto", "pillow", "gpu"]
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 
 _Image = TypeVar("_Image", bound=Picture)
@@ -146,6 +147,7 @@ class EvalViews(Dataset[Sample]):
         if decoder not in DECODERS:
             raise ValueError(f"unknown decoder {decoder!r}, one of {', '.join(DECODERS)} is expected")
         self.decoder: Decoder = decoder
+        self.decoded_by: Callable[[int], Picture] | None = None  # whoever else decodes images, by index
 
     def __len__(self) -> int:
         return len(self.images)
@@ -171,7 +173,9 @@ class EvalViews(Dataset[Sample]):
             return error
 
     def _decode(self, index: int) -> Picture:
-        decode = decode_pixels if self.decoder == "auto" and resizes_fast() else decode_data
+        if self.decoded_by is not None:
+            return self.decoded_by(index)
+        decode = decode_data if self.decoder == "pillow" or not resizes_fast() else decode_pixels
         return decode(self.images.read(index), self.images.path(index))
 
     def _sample(self, image: Picture, index: int, seed: int) -> Sample:
@@ -194,7 +198,13 @@ class _Failure:
     message: str
 
 
-def _collate(samples: list[Sample] | InputError) -> Batch | _Failure:
+def failure_of(batch: object) -> str:
+    """Why `collate` gave no batch; "" if it did."""
+    return batch.message if isinstance(batch, _Failure) else ""
+
+
+def collate(samples: list[Sample] | InputError) -> Batch | _Failure:
+    """A batch of samples, or what they failed of."""
     if isinstance(samples, InputError):
         return _Failure(str(samples))
     xe = [sample.xe for sample in samples if sample.xe is not None]
@@ -239,16 +249,16 @@ class ViewLoader(DataLoader[Sample]):
     """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base class promises its own iterator
-        failure = None
+        failure = ""
         for batch in super().__iter__():
-            if isinstance(batch, _Failure):
-                failure = batch
+            failure = failure_of(batch)
+            if failure:
                 break
             yield batch
-        if failure is not None:
+        if failure:
             # Let go of the workers first: an exception that holds on to them would keep them waiting.
             self._iterator = None
-            raise InputError(failure.message)
+            raise InputError(failure)
 
 
 def start_worker(worker: int) -> None:
@@ -276,7 +286,7 @@ def make_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0 if persistent_workers is None else persistent_workers and workers > 0,
         worker_init_fn=start_worker,

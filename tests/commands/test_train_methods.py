@@ -26,6 +26,7 @@ from tests.commands.runs import (
 )
 from tests.data.boxed_fixture import voc, voc_object
 from tests.data.images import save_photograph
+from tests.models.test_key_names import swav_pretrained
 
 pytestmark = pytest.mark.usefixtures("plain_panels")
 
@@ -163,6 +164,30 @@ def test_a_swav_file_starts_the_network(
     torch.save({"epoch": 800, "state_dict": trunk | head}, tmp_path / "swav.pth.tar")
     assert train(data, *words, save_dir=tmp_path / "other", preset="semi-cgc") == 2
     assert "swav.pth.tar" in error_line(capsys.readouterr().err)
+
+
+def test_the_official_swav_layout_at_full_size(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every key of SwAV's ResNet-50 with random weights starts a run; with one key less none starts."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"module.{name}": torch.zeros((), dtype=torch.int64)
+        if name.endswith("num_batches_tracked")
+        else torch.rand(like.shape, generator=generator) * 0.02
+        for name, like in swav_pretrained().items()
+    }
+    torch.save(weights, tmp_path / "swav.pth.tar")
+    words = ["--resume", tmp_path / "swav.pth.tar", "--epochs", "1", "--lr_last_layer", "0.1"]
+    words += ["--image-size", "64"]
+    options = {"save_dir": tmp_path / "run", "preset": "semi-cgc", "arch": "resnet50"}
+    assert train(data, *words, **options) == 0  # type: ignore[arg-type]
+    assert "318 of 320 keys loaded" in capsys.readouterr().err
+    del weights["module.layer3.5.bn2.running_var"]
+    torch.save(weights, tmp_path / "swav.pth.tar")
+    shutil.rmtree(tmp_path / "run")
+    assert train(data, *words, **options) == 2  # type: ignore[arg-type]
+    assert "1 missing (layer3.5.bn2.running_var)" in error_line(capsys.readouterr().err)
 
 
 def test_another_validation_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,7 +210,7 @@ def test_where_torch_is_slow_auto_is_pillow(photographs: ImageList, monkeypatch:
 
 
 def test_an_unknown_decoder_is_refused(images: ImageList) -> None:
-    with pytest.raises(ValueError, match="unknown decoder 'opencv', one of auto, pillow is expected"):
+    with pytest.raises(ValueError, match="unknown decoder 'opencv', one of auto, pillow, gpu is expected"):
         EvalViews(images, 32, decoder="opencv")  # type: ignore[arg-type]
 
 

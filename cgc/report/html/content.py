@@ -1,0 +1,115 @@
+"""What a report is made of, before it is a page."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import Tensor
+
+from cgc.errors import InputError
+from cgc.report.score_files import Key, ScoreFile
+
+# Every score that a report shows, in this order: its key in the summary, its column among the rows, its title.
+SCORES = (
+    ("top1", "correct", "top-1"),
+    ("ch", "ch", "Content Heatmap"),
+    ("pg", "pg", "Pointing Game"),
+    ("spg", "spg", "Stochastic PG"),
+    ("insertion", "insertion", "insertion AUC"),
+    ("deletion", "deletion", "deletion AUC"),
+    ("cosine", "cosine", "cosine of the views' maps"),
+    ("consistency", "consistency", "consistency loss"),
+)
+TRIVIAL = (("uniform", "uniform"), ("gaussian", "centre Gaussian"), ("random", "random"))
+
+
+@dataclass(frozen=True)
+class Model:
+    """One evaluation: its rows, its summary as ``evaluate --out`` writes it, and what a run's metrics.csv holds.
+
+    ``predictions``: the class that the model says, by row. ``curves``: a column of finite numbers per name, by epoch.
+    """
+
+    name: str
+    scores: ScoreFile
+    summary: Mapping[str, Any]
+    predictions: Mapping[Key, str]
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one model says of one row; None where it says nothing. Scores in [0, 1]."""
+
+    prediction: str | None
+    correct: bool | None
+    confidence: float | None
+    ch: float | None
+    map_hw: Tensor | None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One row of the gallery. ``boxes`` (B, 4) x0 y0 x1 y1 inclusive, or ``mask_HW`` in the image's own pixels."""
+
+    path: str
+    class_name: str
+    image: Image.Image
+    boxes: npt.NDArray[np.int64]
+    mask_HW: npt.NDArray[np.bool_] | None
+    said: tuple[Said, ...]
+
+
+def read_predictions(path: Path) -> dict[Key, str]:
+    """The ``prediction`` column of an evaluation's CSV, which is names and therefore no column of :class:`ScoreFile`."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return {(row["path"], row["class"]): row["prediction"] for row in rows if row.get("prediction")}
+
+
+def read_curves(path: Path) -> dict[str, list[float]]:
+    """Columns of a run's ``metrics.csv`` that hold a finite number in every row; empty without such a file."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {}
+    curves: dict[str, list[float]] = {}
+    for name in rows[0] if rows else ():
+        try:
+            values = [float(row[name]) for row in rows]
+        except (TypeError, ValueError):
+            continue
+        if np.isfinite(values).all():
+            curves[name] = values
+    return curves
+
+
+def said(model: Model, row: int, map_hw: Tensor | None) -> Said:
+    """What a model's files say in one of their rows."""
+
+    def cell(*names: str) -> float | None:
+        for name in names:
+            if name in model.scores.columns:
+                value = float(model.scores.columns[name][row])
+                return value if np.isfinite(value) else None
+        return None
+
+    right = cell("correct", "label_found")
+    return Said(
+        model.predictions.get(model.scores.keys[row]),
+        None if right is None else right > 0.5,
+        cell("confidence"),
+        cell("ch"),
+        map_hw,
+    )
