@@ -123,7 +123,10 @@ def _known_failure(error: Exception) -> str | None:
     """What to say of failures that are the machine's and not a bug's; None for all others."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return f"out of memory; a smaller -b, a smaller --image-size or --amp bf16 needs less ({text[:150]})"
+        return (
+            "out of memory; a smaller -b or --image-size, --amp bf16 or, in training, --accumulate needs less "
+            f"({text[:150]})"
+        )
     if isinstance(error, OSError):
         return text
     if isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _CUT_OFF):

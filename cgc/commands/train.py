@@ -39,7 +39,8 @@ def refuse_old_launchers(options: TrainOptions) -> None:
         return
     words = ["torchrun", "--nproc_per_node=gpu"]
     if options.world_size > 1:  # the old options count machines
-        host = (options.dist_url or "").removeprefix("tcp://") or "HOST:PORT"
+        url = options.dist_url or ""
+        host = url.removeprefix("tcp://") if url.startswith("tcp://") else "HOST:PORT"
         words += [f"--nnodes={options.world_size}", f"--node_rank={max(options.rank, 0)}"]
         words += ["--rdzv_backend=c10d", f"--rdzv_endpoint={host}"]
     raise InputError(

@@ -272,5 +272,5 @@ def _add_beyond(group: argparse._ArgumentGroup, preset: Preset) -> None:
         "--maxpool", action="store_true", help="global max pooling before the classifier (GMP)"
     )
     group.add_argument(
-        "--num-gpus", type=non_negative_int, metavar="N", help="0: CPU (default: all visible GPUs)"
+        "--num-gpus", type=non_negative_int, metavar="N", help="0: CPU; else the first N visible GPUs (all)"
     )

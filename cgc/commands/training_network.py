@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -21,7 +20,7 @@ class TrainedNetwork:
     """The model that the options ask for, on the device.
 
     ``checkpoint`` is what ``--resume`` names, or None; ``starts_anew``: it is weights to start from, not a run to go
-    on with. ``smallest_batch`` is how few images one pass through the network can have.
+    on with.
 
     Raises InputError for a checkpoint, an architecture or an image size that does not fit.
     """
@@ -32,15 +31,16 @@ class TrainedNetwork:
         self.arch = options.arch or (architecture(self.checkpoint) if self.checkpoint else _DEFAULT_ARCH)
         self.starts_anew = options.new_head
 
-    def build(self, classes: Sequence[str], smallest_batch: int) -> GradCAMModel:
+    def build(
+        self, classes: Sequence[str], images: int, sharers: int, say: Callable[[str], None]
+    ) -> GradCAMModel:
+        """For so many training images, and processes that share their batches; ``say`` tells the user something."""
         options, checkpoint = self.options, self.checkpoint
         torch.manual_seed(options.seed)
         pretrained = options.pretrained and checkpoint is None
         backbone = build_backbone(self.arch, len(classes), pretrained=pretrained, maxpool=options.maxpool)
         if pretrained and pretrained_classes(self.arch) != len(classes):
-            print(
-                f"{self.arch}: published weights, fresh classifier of {len(classes)} classes", file=sys.stderr
-            )
+            say(f"{self.arch}: published weights, fresh classifier of {len(classes)} classes")
         if checkpoint is not None:
             if options.other_head == "initialise":
                 # A file of another head, SwAV's for instance, starts the network; it is not a run to go on with.
@@ -48,10 +48,11 @@ class TrainedNetwork:
             said = load_weights(
                 backbone, checkpoint, new_head=options.new_head, other_head=options.other_head
             )
-            print(said, file=sys.stderr)
+            say(said)
             self._check_classes(checkpoint, classes)
         try:
-            check_image_size(backbone, options.image_size, smallest_batch, training=not options.evaluate)
+            smallest = _smallest_pass(images, options.batch_size, sharers, options.accumulate)
+            check_image_size(backbone, options.image_size, smallest, training=not options.evaluate)
         except InputError as error:
             raise InputError(f"{self.arch}, -b {options.batch_size}: {error}") from error
         try:
@@ -73,3 +74,10 @@ class TrainedNetwork:
                 f"{checkpoint.path} was trained on other classes ({theirs[0]}, …) than {self.options.data} has "
                 f"({classes[0]}, …); --new-head starts with a fresh classifier"
             )
+
+
+def _smallest_pass(images: int, batch_size: int, sharers: int, parts: int) -> int:
+    """Images in the smallest pass through the network, that of the last batch; 2 stands for more."""
+    batches = [batch_size // sharers, images % batch_size // sharers]
+    # Each in parts, as torch.chunk cuts it: the last part is what is left.
+    return min(*(len(torch.empty(n).chunk(parts)[-1]) for n in batches if n), 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +27,7 @@ from cgc.engine.loop import Trainer
 from cgc.engine.optim import make_optimizer, make_schedule
 from cgc.engine.processes import Processes
 from cgc.engine.progress import LoopOptions, Progress
-from cgc.engine.records import RunRecorder
+from cgc.engine.records import RunRecorder, name_unreadable
 from cgc.engine.runtime import StopRequest, in_parallel
 from cgc.engine.step import OptimizerStep
 from cgc.engine.together import StopTogether, distributed, synchronise_batch_norm
@@ -60,19 +60,23 @@ class TrainingRun:
     ) -> None:
         self.options, self.device, self.processes = options, device, processes
         self.speaks = processes is None or processes.rank == 0
+        self.sharers = 1 if processes is None else processes.size
         self.stop = StopRequest()
         network = TrainedNetwork(options, device)
         self.checkpoint, self.arch = network.checkpoint, network.arch
         self.data = TrainingData(options, device, processes)
         self.classes = self.data.classes
         self._say(*self.data.notes)
-        self.model = network.build(self.classes, self._smallest_batch())
+        self._check_data()
+        self.model = network.build(self.classes, len(self.data.views), self.sharers, self._say)
         self.starts_anew = network.starts_anew
         if options.sync_bn:
             synchronise_batch_norm(self.model, device)
         if processes is not None and processes.rank:
             torch.manual_seed(mix_seed(options.seed, processes.rank))  # of dropout: the processes' own
-        self.validation = in_parallel(validation_step(self.model, options), device, options.amp)
+        self.validation = in_parallel(
+            validation_step(self.model, options), device, options.amp, gpus=options.num_gpus
+        )
         if options.compile and isinstance(self.validation, nn.DataParallel):
             raise InputError("--compile runs on one GPU: pick it with --gpu N, or start a process per GPU")
 
@@ -80,11 +84,18 @@ class TrainingRun:
         for line in lines if self.speaks else ():
             print(line, file=sys.stderr)
 
-    def _smallest_batch(self) -> int:
-        """Images in the smallest pass through the network, that of the last batch; 2 stands for more."""
-        batch_size, sharers = self.options.batch_size, 1 if self.processes is None else self.processes.size
-        rest = len(self.data.views) % batch_size // sharers or batch_size // sharers
-        return min(max(rest // self.options.accumulate, 1), 2)
+    def _check_data(self) -> None:
+        """Raise InputError where there is no step to take, or where other processes see other images."""
+        if not plan_of(self.data.loader).steps:
+            raise InputError(
+                f"{self.options.data}: {len(self.data.views)} images, fewer than there are processes"
+            )
+        if self.processes is None:
+            return
+        seen = self.processes.gather([each.images.checksum for each in (self.data.views, self.data.held_out)])
+        for rank, other in enumerate(seen):
+            if other != seen[0]:
+                raise InputError(f"{self.options.data}: process {rank} finds other images than the first one")
 
     def validate_only(self) -> int:
         if self.checkpoint is None and not self.options.pretrained:
@@ -139,6 +150,8 @@ class TrainingRun:
             recorder.result(self._result(progress, recorder.rows[-1] if recorder.rows else {}, completed))
         if completed:
             return 0
+        if self.processes is not None:
+            self.processes.gather(None)  # all end together, or torchrun would end the others
         self._say(f"stopped; to continue: the same command with --resume {folder.latest or options.resume}")
         return stop.exit_status
 
@@ -235,14 +248,13 @@ class TrainingRun:
             if isinstance(part, Method):
                 part.across = self.processes
                 part.gathered = self.options.negatives == "gathered"
-        wrapped = in_parallel(method, self.device, self.options.amp)
+        wrapped = in_parallel(method, self.device, self.options.amp, gpus=self.options.num_gpus)
         replicas = len(wrapped.device_ids) if isinstance(wrapped, nn.DataParallel) else 1
-        sharers = 1 if self.processes is None else self.processes.size
-        own, parts = self.options.batch_size // sharers, replicas * self.options.accumulate
+        own, parts = self.options.batch_size // self.sharers, replicas * self.options.accumulate
         if parts > 1 and isinstance(self.data.loader, PairedLoader):
             if replicas < parts != self.options.accumulate:
                 raise InputError("--accumulate with unlabelled images takes one GPU, or a process per GPU")
-            check_replicas(len(self.data.views) // sharers, own, own, parts)
+            check_replicas(len(self.data.views) // self.sharers, own, own, parts)
         negatives = method.negatives(-(-own // parts))
         if negatives and self.options.weight:
             self._say(f"each image is contrasted with {negatives} others")
@@ -284,13 +296,3 @@ class TrainingRun:
             "seconds": progress.seconds,
             "unreadable_images": progress.unreadable,
         }
-
-
-def name_unreadable(lines: Sequence[str], most: int = 20) -> None:
-    """Say at the end which images could not be read."""
-    if lines:
-        print(f"{len(lines)} unreadable images were replaced by their neighbours:", file=sys.stderr)
-        for line in lines[:most]:
-            print(f"  {line}", file=sys.stderr)
-        if len(lines) > most:
-            print(f"  … and {len(lines) - most} more, all in result.json", file=sys.stderr)

@@ -8,6 +8,7 @@ images by their name alone, so that a dangling one is found and reported when it
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +86,11 @@ class ImageList:
     def read(self, index: int) -> bytes:
         """The bytes of the image's file. Raises UnreadableImage."""
         return read_file(self.path(index))
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of names and labels: lists that agree in it are the same images in the same order."""
+        return zlib.crc32(np.ascontiguousarray(self.labels).tobytes(), zlib.crc32(self.paths.to_bytes()))
 
     def replacement(self, index: int, attempt: int) -> int:
         """What is read instead of an unreadable image: its first, second, … replacement (0: itself)."""

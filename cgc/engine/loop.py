@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from cgc.data.shares import plan_of
 from cgc.data.unlabelled import PairedBatch, PairedLoader
 from cgc.data.views import Batch, ViewLoader
 from cgc.engine.checkpoint import CheckpointFolder, random_states, restore_random_state
+from cgc.engine.optim import advance
 from cgc.engine.processes import Processes
 from cgc.engine.progress import LoopOptions, Progress
 from cgc.engine.records import RunRecorder, epoch_line
@@ -151,8 +151,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed)
         self._warm_up()
         outputs, norm = self.step(self.prepare(batch, generator))
-        self.progress.lr, *others = (float(rate) for rate in self.schedule.get_last_lr())
-        self.progress.lr_last_layer = others[0] if others else None
+        self.progress.note_rates(self.schedule.get_last_lr())
         self.schedule.step()
         add_step(totals, outputs, batch.labels, norm, self.options.clip_grad_norm)
 
@@ -175,18 +174,17 @@ class Trainer:
         )
         step = self.progress.epoch * self.steps_per_epoch + self.progress.step
         if self.recorder is not None:
-            self.recorder.step(step, {**means, **self._rates()})
+            self.recorder.step(step, {**means, **self.progress.rates})
 
-    def _rates(self) -> dict[str, float]:
-        head = self.progress.lr_last_layer
-        return {"lr": self.progress.lr, **({} if head is None else {"lr_last_layer": head})}
-
-    def _check_finite(self, totals: Mapping[str, float]) -> None:
+    def _check_finite(self, totals: Mapping[str, float], *, whole_epoch: bool = False) -> None:
         """Stop a run whose loss or gradient is no number: its weights are spoilt.
 
         With fp16 single steps overflow and are skipped; only an epoch of nothing else ends the run.
         """
-        spoilt_steps = totals["spoilt"] >= (totals["steps"] if self.options.amp == "fp16" else 1)
+        if self.options.amp == "fp16":
+            spoilt_steps = whole_epoch and totals["spoilt"] >= totals["steps"]
+        else:
+            spoilt_steps = totals["spoilt"] >= 1
         if spoilt_steps or not math.isfinite(totals["loss"]):
             what = "loss" if not math.isfinite(totals["loss"]) else "gradient"
             raise RunError(
@@ -196,23 +194,21 @@ class Trainer:
 
     def _finish_epoch(self, totals: Mapping[str, float], stop: StopRequest) -> None:
         progress = self.progress
-        self._check_finite(totals)
+        self._check_finite(totals, whole_epoch=True)
         means = means_of(totals)
         started = time.perf_counter()
         if self.processes is not None:
             share_buffers(self.step.model)
         figures, unreadable = self.validate(stop)
         self._note_unreadable(unreadable)
-        if self.processes is not None:
-            for lines in self.processes.gather(progress.unreadable):
-                self._note_unreadable(lines)
+        self._join_unreadable()
         progress.seconds += time.perf_counter() - started
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
         best = figures[self.best_by] > progress.best_acc1
         progress.best_acc1 = max(progress.best_acc1, figures[self.best_by])
         row = {
             "epoch": progress.epoch,
-            **self._rates(),
+            **self.progress.rates,
             **{f"train_{name}": value for name, value in means.items()},
             **figures,
             "seconds": round(progress.seconds, 2),
@@ -229,8 +225,21 @@ class Trainer:
         progress.batch_size, progress.seed = self._order
         progress.order = self.order.described
         own, others = random_states(self.processes)
-        if not self.speaks:
-            return
+        self._join_unreadable()
+        if self.speaks:
+            self._write(own, others, best)
+        if self.processes is not None:
+            self.processes.gather(
+                None
+            )  # one that left now would be taken for dead, and the writing one be ended
+
+    def _join_unreadable(self) -> None:
+        if self.processes is not None:
+            for lines in self.processes.gather(self.progress.unreadable):
+                self._note_unreadable(lines)
+
+    def _write(self, own: dict[str, Any], others: list[dict[str, Any]], best: bool) -> None:
+        progress = self.progress
         content = {
             "epoch": progress.epoch,
             "best_acc1": progress.best_acc1,
@@ -258,9 +267,7 @@ class Trainer:
                 raise ValueError(
                     "a learning rate of the classifier's own (--lr_last_layer) in one of the two alone"
                 )
-            self.step.optimizer.load_state_dict(
-                {"state": extra["optimizer"]["state"], "param_groups": groups}
-            )
+            self.step.load_state(extra["optimizer"]["state"], groups)
             if "progress" in extra:
                 self.progress = Progress(**extra["progress"])
                 self.step.scaler.load_state_dict(extra["scaler"])
@@ -291,8 +298,5 @@ class Trainer:
         return self.batch_size, self.options.seed
 
     def _advance_schedule(self) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step")
-            done = self.progress.epoch * self.steps_per_epoch + self.progress.step
-            for _ in range(min(done, self.options.epochs * self.steps_per_epoch)):
-                self.schedule.step()
+        done = self.progress.epoch * self.steps_per_epoch + self.progress.step
+        advance(self.schedule, min(done, self.options.epochs * self.steps_per_epoch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -77,3 +78,11 @@ def make_schedule(
         return MultiStepLR(optimizer, [epoch * steps_per_epoch for epoch in milestones], gamma)
     peak = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(optimizer, max_lr=peak, total_steps=steps + 1, cycle_momentum=False)
+
+
+def advance(schedule: LRScheduler, steps: int) -> None:
+    """Bring a schedule that was just made to where it is after so many steps."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step")
+        for _ in range(steps):
+            schedule.step()

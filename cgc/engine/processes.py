@@ -78,19 +78,29 @@ def joined_processes(device: torch.device, backend: str | None = None) -> Iterat
         dist.init_process_group(backend or ("nccl" if device.type == "cuda" else "gloo"))
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the other processes cannot be reached: {str(error).splitlines()[0]}") from error
-    try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    yield Processes(dist.get_rank(), dist.get_world_size())
+    # Not after an error: the others may be in the middle of an exchange, and this one has something to say and to end.
+    dist.destroy_process_group()
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this process where torchrun started one per GPU; any other device as it is."""
+    """The GPU of this process where torchrun started one per GPU; any other device as it is.
+
+    A GPU with a number becomes the current one.
+
+    Raises InputError where there are fewer GPUs than processes, or where all processes were given the same one.
+    """
     rank = os.environ.get("LOCAL_RANK")
-    if device.type != "cuda" or device.index is not None or rank is None:
+    if device.type != "cuda":
         return device
-    if int(rank) >= torch.cuda.device_count():
-        raise InputError(f"process {rank} on this machine has no GPU: there are {torch.cuda.device_count()}")
-    device = torch.device("cuda", int(rank))
-    torch.cuda.set_device(device)
+    if rank is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if device.index is not None:
+            raise InputError(f"{device}: torchrun gives each process a GPU of its own; leave the number out")
+        if int(rank) >= torch.cuda.device_count():
+            raise InputError(
+                f"process {rank} on this machine has no GPU: there are {torch.cuda.device_count()}"
+            )
+        device = torch.device("cuda", int(rank))
+    if device.index is not None:
+        torch.cuda.set_device(device)
     return device

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from cgc.engine.runtime import Precision
 
@@ -35,3 +38,14 @@ class Progress:
     batch_size: int = 0
     seed: int = 0
     order: str = ""  # of the images; "" in files of before
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Learning rates of the last step, as they are logged."""
+        head = self.lr_last_layer
+        return {"lr": self.lr, **({} if head is None else {"lr_last_layer": head})}
+
+    def note_rates(self, rates: Sequence[float | Tensor]) -> None:
+        """Of the trunk, and of the classifier where it has one of its own."""
+        self.lr, *others = (float(rate) for rate in rates)
+        self.lr_last_layer = others[0] if others else None

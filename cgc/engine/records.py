@@ -6,7 +6,8 @@ import csv
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def epoch_line(row: Mapping[str, Any]) -> str:
     """An epoch's figures for the terminal."""
     figures = ((k, v) for k, v in row.items() if isinstance(v, float) and not k.startswith("lr"))
     return f"epoch {row['epoch']}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures)
+
+
+def name_unreadable(lines: Sequence[str], most: int = 20) -> None:
+    """Say at the end which images could not be read."""
+    if lines:
+        print(f"{len(lines)} unreadable images were replaced by their neighbours:", file=sys.stderr)
+        for line in lines[:most]:
+            print(f"  {line}", file=sys.stderr)
+        if len(lines) > most:
+            print(f"  … and {len(lines) - most} more, all in result.json", file=sys.stderr)
 
 
 class RunRecorder:

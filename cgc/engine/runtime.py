@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ def pick_device(name: str | None, gpu: int | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() or gpu is not None else "cpu"
     if name == "cuda" and gpu is not None:
         name = f"cuda:{gpu}"
+    rank = os.environ.get("LOCAL_RANK")
+    if name == "cuda" and rank is not None and int(rank) < torch.cuda.device_count():
+        torch.cuda.set_device(int(rank))  # else every process of this machine would open the first one
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -51,16 +55,20 @@ class InPrecision(nn.Module):
             return self.module(*tensors)
 
 
-def in_parallel(module: nn.Module, device: torch.device, precision: Precision = "off") -> nn.Module:
-    """The module in mixed precision if asked, and in DataParallel over all visible GPUs where several are there and
-    none was picked.
+def in_parallel(
+    module: nn.Module, device: torch.device, precision: Precision = "off", *, gpus: int | None = None
+) -> nn.Module:
+    """The module in mixed precision if asked, and in DataParallel over all visible GPUs (or the first ``gpus`` of them)
+    where several are there and none was picked.
 
     Raises InputError where the device lacks the precision.
     """
     if precision != "off":
         module = InPrecision(module, device, precision)
-    if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
-        return nn.DataParallel(module)
+    if device.type == "cuda" and device.index is None:
+        count = min(torch.cuda.device_count(), gpus or sys.maxsize)
+        if count > 1:
+            return nn.DataParallel(module, device_ids=list(range(count)))
     return module
 
 
@@ -73,7 +81,11 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
         return contextlib.nullcontext()
     if precision == "fp16" and device.type != "cuda":
         raise InputError("--amp fp16 needs a CUDA device; use --amp bf16 on the CPU")
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if (
+        precision == "bf16"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         raise InputError("this GPU has no bfloat16; use --amp fp16")
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 

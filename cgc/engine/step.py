@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,18 @@ class OptimizerStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return {name: torch.cat([each[name] for each in outputs]) for name in outputs[0]}, norm
+
+    def load_state(self, state: Mapping[Any, Any], groups: list[dict[str, Any]]) -> None:
+        """Take up an optimizer's state: momentum, but the learning rates of ``groups``.
+
+        Raises what ``load_state_dict`` raises for a state that does not fit.
+        """
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for parameter, own in self.optimizer.state.items():
+            momentum = own.get("momentum_buffer")
+            if momentum is not None:
+                # The fused update goes through both in order of memory: a file may hold another order.
+                own["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
 
     def _alone(self) -> contextlib.AbstractContextManager[Any]:
         """Gradients are exchanged with other processes once per step, after the last part."""

@@ -7,15 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from cgc.data.shares import plan_of
 from cgc.data.views import Batch, ViewLoader, mix_seed
 from cgc.engine.processes import Processes
 from cgc.engine.runtime import Stopped, StopRequest
+from cgc.engine.together import StopTogether
 from cgc.errors import InputError
 from cgc.metrics.accuracy import label_ranks
 from cgc.metrics.consistency import consistency
 from cgc.modes import evaluating
 from cgc.spatial import SpatialTransform
 
+_AGREE = 10  # batches between two looks at whether the other processes were asked to stop
 _SEED = 0  # of the augmented views and the negatives: the same for every model, run and epoch
 
 
@@ -75,7 +78,11 @@ def validate(
 
 def watched(loader: ViewLoader, strict: bool, stop: StopRequest | None) -> Iterator[Batch]:
     """The batches, until ``stop`` is set (Stopped) or, under ``strict``, an image cannot be read (InputError)."""
-    for batch in loader:
+    order, batch_size, _ = plan_of(loader)
+    for number, batch in enumerate(loader):
+        # All processes have these batches; of the last one some may have no part.
+        if isinstance(stop, StopTogether) and number % _AGREE == 0 and number < len(order) // batch_size:
+            stop.agree()
         if stop:
             raise Stopped
         if strict and batch.unreadable:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cgc.commands.training_network import _smallest_pass
 from cgc.engine.loop import Trainer
 from tests.commands.runs import (
     CLASSES,
@@ -281,3 +282,21 @@ def test_status_and_message_of_a_real_process(tmp_path: Path) -> None:
     assert run.returncode == 2
     assert run.stderr.splitlines() == [f"error: {tmp_path / 'nowhere'}: no such folder"]
     assert run.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "sharers", "parts", "smallest"),
+    [
+        (12, 4, 1, 1, 2),
+        (13, 4, 1, 1, 1),
+        (13, 4, 2, 1, 2),
+        (14, 4, 2, 1, 1),
+        (10, 10, 1, 4, 1),
+        (12, 12, 1, 4, 2),
+    ],
+)
+def test_the_smallest_pass_is_counted(
+    images: int, batch_size: int, sharers: int, parts: int, smallest: int
+) -> None:
+    """Ten images in four parts are 3, 3, 3 and 1; one image left over for two processes is nobody's."""
+    assert _smallest_pass(images, batch_size, sharers, parts) == smallest

@@ -60,22 +60,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(place: Path, processes: int, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    options = [
-        "data",
-        "-a",
-        "resnet_tiny",
-        "--image-size",
-        "32",
-        "-j",
-        "0",
-        "-b",
-        "4",
-        "--epochs",
-        "2",
-        "-p",
-        "2",
-    ]
-    command = [str(place / "train.py"), *options, "--device", "cpu", "--lr", "0.01", *map(str, words)]
+    fixed = "-a resnet_tiny --image-size 32 -j 0 -b 4 --epochs 2 -p 2 --device cpu --lr 0.01"
+    data = [] if words and isinstance(words[0], Path) else ["data"]
+    command = [str(place / "train.py"), *data, *fixed.split(), *map(str, words)]
     if processes > 1:
         command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *command]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
@@ -115,6 +102,7 @@ def test_two_processes_give_the_run_of_one(place: Path, one: Path) -> None:
     assert checkpoints(place / "two") == checkpoints(one)
 
 
+@pytest.mark.slow
 def test_local_negatives_are_another_run(place: Path, one: Path) -> None:
     """As in DataParallel, where each replica contrasts its own images alone."""
     done = run(place, 2, "--save_dir", "local", "--negatives", "local", "--epochs", "1")
@@ -153,8 +141,13 @@ def test_unlabelled_images_are_shared_too(place: Path) -> None:
     same_run(place / "semi1", place / "semi2")
 
 
-def test_batches_that_cannot_be_shared_are_named(place: Path) -> None:
+def test_what_processes_cannot_share_is_named(place: Path) -> None:
     refused = run(place, 2, "--save_dir", "refused", "-b", "5")
     assert refused.returncode != 0
     assert "error: -b 5 cannot be shared equally by 2 processes; 4 or 6 can" in refused.stderr
     assert not (place / "refused").exists()
+    lonely = place / "lonely"
+    for split in ("train", "val"):
+        save_photograph(lonely / split / "ant" / "0.png", 36, 36, 1)
+    refused = run(place, 2, lonely, "--save_dir", "refused")
+    assert "1 images, fewer than there are processes" in refused.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,9 @@ def test_a_released_file_continues_under_every_schedule(data: Path, tmp_path: Pa
     ]
     optimizer["param_groups"][0]["lr"] = 0.1
     trainer.resume({"epoch": 2, "best_acc1": 1.0, "optimizer": optimizer})
-    assert trainer.step.optimizer.param_groups[0]["lr"] == pytest.approx(twin.step.optimizer.param_groups[0]["lr"])
+    assert trainer.step.optimizer.param_groups[0]["lr"] == pytest.approx(
+        twin.step.optimizer.param_groups[0]["lr"]
+    )
     fit(trainer, tmp_path)
 
 
@@ -299,3 +302,16 @@ def test_a_position_in_another_order_is_refused(data: Path, tmp_path: Path) -> N
         make_trainer(data, tmp_path).resume(content)
     content["progress"]["step"] = 0  # between two epochs it does not matter
     make_trainer(data, tmp_path).resume(content)
+
+
+def test_a_step_that_overflows_in_half_precision_is_no_end(data: Path, tmp_path: Path) -> None:
+    """The scaler starts high and skips it, be it the first step of an epoch; an epoch of nothing else is the end."""
+    trainer = make_trainer(data, tmp_path, print_freq=1)
+    trainer.options = replace(trainer.options, amp="fp16")
+    totals = {"loss": 1.0, "spoilt": 2.0, "steps": 2.0}
+    trainer._check_finite(totals)
+    with pytest.raises(RunError, match="gradient is no finite number"):
+        trainer._check_finite(totals, whole_epoch=True)
+    trainer.options = replace(trainer.options, amp="off")
+    with pytest.raises(RunError, match="gradient"):
+        trainer._check_finite({**totals, "spoilt": 1.0})

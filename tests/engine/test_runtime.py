@@ -36,12 +36,12 @@ def test_one_device_needs_no_replicas() -> None:
 
 
 def test_several_visible_gpus_are_used_unless_one_was_picked(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[nn.Module] = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(nn, "DataParallel", lambda module: made.append(module) or "replicated")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(nn, "DataParallel", lambda module, device_ids: (module, device_ids))
     module = nn.Linear(1, 1)
-    assert in_parallel(module, torch.device("cuda")) == "replicated"
-    assert made == [module]
+    assert in_parallel(module, torch.device("cuda")) == (module, [0, 1, 2])
+    assert in_parallel(module, torch.device("cuda"), gpus=2) == (module, [0, 1])
+    assert in_parallel(module, torch.device("cuda"), gpus=1) is module
     assert in_parallel(module, torch.device("cuda", 0)) is module
 
 

@@ -70,6 +70,20 @@ def test_a_parts_contrast_is_its_own() -> None:
     assert not torch.allclose(whole.linear.weight, cut.linear.weight, rtol=1e-3)
 
 
+def test_momentum_of_another_memory_layout_is_taken_up_cell_by_cell() -> None:
+    """A file may hold it in the plain layout; the network's weights are channels-last, and the update is fused."""
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    momentum = torch.randn(4, 3, 3, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, fused=True)
+    step = OptimizerStep(model, model, optimizer, CPU)
+    step.load_state({0: {"momentum_buffer": momentum}}, optimizer.state_dict()["param_groups"])
+    before = model.weight.detach().clone()
+    model.weight.grad = torch.zeros_like(model.weight)
+    optimizer.step()
+    torch.testing.assert_close(before - model.weight, 0.9 * momentum)
+
+
 def test_the_norm_is_that_before_clipping() -> None:
     free, clipped = _Method(), _Method()
     _, norm = step_of(free, 1)(data(5))
