@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from cgc.commands.options import run_command
 from cgc.commands.train_options import TrainOptions, parse
 from cgc.commands.train_presets import PRESETS
@@ -25,6 +27,7 @@ def _run(options: TrainOptions) -> int:
 
     refuse_old_launchers(options)
     device = own_device(pick_device("cpu" if options.num_gpus == 0 else options.device, options.gpu))
+    torch.backends.cudnn.benchmark = True  # views have one size, so the search for the fastest kernels pays
     with joined_processes(device, options.dist_backend) as processes:
         run = TrainingRun(options, device, processes)
         return run.validate_only() if options.evaluate else run.train()
