@@ -219,7 +219,13 @@ class GradCAMModel(nn.Module):
 
         The rest stays as it is, since compiled modules cannot be differentiated twice.
         """
-        for module in self._trunk_modules():
+        from torch._dynamo import config  # takes a second to import
+
+        modules = list(self._trunk_modules())
+        # The regions share one cache; its limit, beyond which they would silently not be compiled, is for one of them.
+        limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+        setattr(config, limit, max(getattr(config, limit), 8 * len(modules)))
+        for module in modules:
             module.compile(**options)
 
     def _trunk_modules(self) -> Iterator[nn.Module]:

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgc.gradcam import GradCAMModel
 from cgc.methods import CGCMethod
@@ -43,3 +43,16 @@ def test_compiled_trunk(arch: str, backend: str) -> None:
             torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-5)
     finally:
         torch.compiler.reset()
+
+
+def test_every_region_has_room_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share one, and what does not fit is silently not compiled: training, validation and short batches each."""
+    from torch._dynamo import config
+
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    monkeypatch.setattr(config, limit, 8)
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    GradCAMModel(build_backbone("resnet18", 2)).compile_trunk()
+    assert len(compiled) == 8
+    assert getattr(config, limit) == 64
