@@ -54,5 +54,4 @@ def test_every_region_has_room_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> 
     compiled: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
     GradCAMModel(build_backbone("resnet18", 2)).compile_trunk()
-    assert len(compiled) == 8
-    assert getattr(config, limit) == 64
+    assert getattr(config, limit) == 8 * len(compiled) > 8

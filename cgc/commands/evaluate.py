@@ -70,7 +70,7 @@ def run(options: Options, preset: Preset) -> int:
         raise InputError(f"--amp {options.amp}: {options.explainer} computes in float32; leave it out")
     device = own_device(pick_device("cpu" if options.num_gpus == 0 else options.device))
     check_outputs(options)
-    found = _subset(_open(options), options.images)
+    found = _subset(open_rows(options), options.images)
     options = replace(options, metrics=_metrics(options, found))
     with joined_processes(device) as processes:
         model = _load(options, preset, found)
@@ -89,7 +89,7 @@ def run(options: Options, preset: Preset) -> int:
     return 0
 
 
-def _open(options: Options) -> BoxedImages:
+def open_rows(options: Options) -> BoxedImages:
     assert options.metrics is None or options.metrics
     localises = options.metrics is None or set(options.metrics) & set(LOCALISATION)
     if not localises and not options.class_map and has_class_folders(options.data, options.dataset):

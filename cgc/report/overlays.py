@@ -25,7 +25,7 @@ _INFERNO = (
     (246, 215, 70),
     (252, 255, 164),
 )
-_BOX_COLOUR = (64, 224, 255)  # none of the colours of the map
+BOX_COLOUR = (64, 224, 255)  # none of the colours of the map
 _CAPTION_HEIGHT = 18
 _GAP = 4
 
@@ -63,7 +63,7 @@ def draw_boxes(image: Image.Image, boxes: npt.ArrayLike, scale: float = 1.0) -> 
         right = max(min(round((x1 + 1) * scale), copy.width) - 1, left)
         bottom = max(min(round((y1 + 1) * scale), copy.height) - 1, top)
         pen.rectangle((left, top, right, bottom), outline=(0, 0, 0), width=2 * width)
-        pen.rectangle((left, top, right, bottom), outline=_BOX_COLOUR, width=width)
+        pen.rectangle((left, top, right, bottom), outline=BOX_COLOUR, width=width)
     return copy
 
 

@@ -15,7 +15,7 @@ from cgc.metrics.bootstrap import Floats
 from cgc.report.html.content import Model
 
 _MOST_CLASSES = 40  # of more, those that gained and lost most
-_ROW, _LEFT, _WIDTH = 20, 190, 420
+_ROW, _LEFT, _WIDTH = 20, 150, 300
 _CURVES = (
     ("val_top1", "top-1 on held-out images (%)"),
     ("val_consistency", "consistency loss on held-out images (less is better)"),
@@ -51,10 +51,13 @@ def legend(names: Sequence[str]) -> str:
 
 def interval_bar(m: int, value: float, low: float, high: float, trivial: Sequence[float]) -> str:
     """A score in [0, 1] with its interval on a line from 0 to 100 %; short ticks where the trivial maps are."""
-    width, x = 120, lambda v: 4 + 112 * min(max(v, 0.0), 1.0)
+
+    def x(share: float) -> float:
+        return 4 + 82 * min(max(share, 0.0), 1.0)
+
     ticks = "".join(f'<path class="tick" d="M{x(v):.1f} 2V14"/>' for v in trivial)
     return (
-        f'<svg class="bar" width="{width}" height="16" aria-hidden="true"><path class="axis" d="M4 8H116"/>{ticks}'
+        f'<svg class="bar" width="90" height="16" aria-hidden="true"><path class="axis" d="M4 8H86"/>{ticks}'
         f'<path class="whisker m{m % 8}" d="M{x(low):.1f} 8H{x(high):.1f}"/>{marker(m, x(value), 8, 3.5)}</svg>'
     )
 
@@ -91,7 +94,8 @@ def class_chart(models: Sequence[Model], column: str, title: str, titles: Mappin
     for i, name in enumerate(names):
         lines.append(_class_line(i, titles.get(name, name), [each[name] for each in means], models))
     label = f"{title} per class: " + "; ".join(
-        f"{titles.get(n, n)} " + " ".join(f"{100 * each[n]:.0f}" for each in means) for n in names[:_MOST_CLASSES]
+        f"{titles.get(n, n)} " + " ".join(f"{100 * each[n]:.0f}" for each in means)
+        for n in names[:_MOST_CLASSES]
     )
     return (
         f'<figure class="chart"><figcaption>{escape(title)} (%){", " + note if note else ""}</figcaption>'
@@ -114,7 +118,7 @@ def _axis(height: int) -> str:
 def _class_line(i: int, name: str, values: Sequence[float], models: Sequence[Model]) -> str:
     y = _ROW * i + 14
     xs = [_LEFT + _WIDTH * min(max(value, 0.0), 1.0) for value in values]
-    shown = name if len(name) <= 28 else f"{name[:27]}…"
+    shown = name if len(name) <= 22 else f"{name[:21]}…"
     marks = "".join(
         marker(m, x, y, title=f"{models[m].name}, {name}: {100 * value:.1f} %")
         for m, (x, value) in enumerate(zip(xs, values, strict=True))
@@ -128,7 +132,9 @@ def _class_line(i: int, name: str, values: Sequence[float], models: Sequence[Mod
 def curve_charts(models: Sequence[Model]) -> str:
     """A small chart per figure of metrics.csv that a model has; empty where there is none."""
     return "".join(
-        _curve_chart([(m, model) for m, model in enumerate(models) if len(model.curves.get(name, ())) > 1], name, title)
+        _curve_chart(
+            [(m, model) for m, model in enumerate(models) if len(model.curves.get(name, ())) > 1], name, title
+        )
         for name, title in _CURVES
     )
 

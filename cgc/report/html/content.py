@@ -68,7 +68,10 @@ class Card:
 
 
 def read_predictions(path: Path) -> dict[Key, str]:
-    """The ``prediction`` column of an evaluation's CSV, which is names and therefore no column of :class:`ScoreFile`."""
+    """The ``prediction`` column of an evaluation's CSV: names, and so no column of :class:`ScoreFile`.
+
+    Raises InputError for a file that cannot be read.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))

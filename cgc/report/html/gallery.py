@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cgc.metrics.maps import full_size_map
 from cgc.report.html.content import Card, Said
-from cgc.report.overlays import _BOX_COLOUR, colourise
+from cgc.report.overlays import BOX_COLOUR, colourise
 
 _LONGER_SIDE = 320  # pixels of the stored photograph
 _QUALITY = 78
@@ -56,10 +56,7 @@ def card_html(card: Card, number: int, names: Sequence[str], titles: dict[str, s
         f'<figure class="photo"><div class="frame" role="img" aria-label="{escape(f"Photograph of {title}{what}")}">'
         f"{region}</div><figcaption>image</figcaption></figure>"
     ]
-    figures += [
-        _model_figure(said, m, names[m], title, titles, region)
-        for m, said in enumerate(card.said)
-    ]
+    figures += [_model_figure(said, m, names[m], title, titles, region) for m, said in enumerate(card.said)]
     return (
         f'<article class="card" id="card-{number}" data-card="{number}" tabindex="-1" '
         f'style="--photo:url({photo});--ratio:{ratio}">'
@@ -76,18 +73,20 @@ def _model_figure(said: Said, m: int, name: str, title: str, titles: dict[str, s
         uri = _data_uri(_map_png(said.map_hw), "png")
         alt = escape(f"Heatmap of {name} for {title}: {words}")
         layers = f'<div class="grey"></div><img class="map" src="{uri}" alt="{alt}">'
-    mark = "" if said.correct is None else ("✓ " if said.correct else "✗ ")
+    short = spoken(said, titles, verdicts=(" ✓", " ✗"))
     return (
         f'<figure class="model" data-model="{m}"><div class="frame">{layers}{region}</div>'
-        f'<figcaption><b class="name m{m % 8}">{escape(name)}</b> {mark}{escape(words)}</figcaption></figure>'
+        f'<figcaption><b class="name m{m % 8}">{escape(name)}</b> {escape(short)}</figcaption></figure>'
     )
 
 
-def spoken(said: Said, titles: dict[str, str]) -> str:
+def spoken(
+    said: Said, titles: dict[str, str], *, verdicts: tuple[str, str] = (" (right)", " (wrong)")
+) -> str:
     """What a model says of an image, in words: prediction, whether it is right, and the scores that there are."""
     parts = []
     if said.prediction is not None:
-        verdict = "" if said.correct is None else (" (right)" if said.correct else " (wrong)")
+        verdict = "" if said.correct is None else verdicts[0 if said.correct else 1]
         sure = "" if said.confidence is None else f", {100 * said.confidence:.0f} % sure"
         parts.append(f"says {titles.get(said.prediction, said.prediction)}{verdict}{sure}")
     elif said.confidence is not None:
@@ -127,7 +126,9 @@ def _map_png(map_hw: Tensor) -> bytes:
     h, w = map_hw.shape
     if max(h, w) > _LARGEST_GRID:
         scale = _LARGEST_GRID / max(h, w)
-        map_hw = full_size_map(map_hw, (max(1, round(h * scale)), max(1, round(w * scale)))) * (map_hw > 0).any()
+        map_hw = (
+            full_size_map(map_hw, (max(1, round(h * scale)), max(1, round(w * scale)))) * (map_hw > 0).any()
+        )
     values = map_hw.double().numpy()
     largest = values.max()
     grey = np.rint(255 * values / largest) if largest > 0 else np.zeros_like(values)
@@ -144,7 +145,7 @@ def _outline_png(mask_HW: npt.NDArray[np.bool_]) -> bytes:
     for dy, dx in ((0, 2), (4, 2), (2, 0), (2, 4)):
         inside &= padded[dy : dy + size[1], dx : dx + size[0]]
     picture = Image.fromarray((small & ~inside).astype(np.uint8), "P")
-    picture.putpalette([0, 0, 0, *_BOX_COLOUR])
+    picture.putpalette([0, 0, 0, *BOX_COLOUR])
     picture.info["transparency"] = 0
     return _png(picture)
 

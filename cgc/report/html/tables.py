@@ -16,19 +16,20 @@ _HEAD = ("score (%)", "model", "", "95 % interval", *(title for _, title in TRIV
 
 def differences(models: Sequence[Model], draws: int = 1000) -> list[Comparison | None]:
     """Each model against the first one; None for the first, and where two have no row or score in common."""
-    found: list[Comparison | None] = [None]
-    for model in models[1:]:
-        try:
-            found.append(compare(models[0].scores, model.scores, top=0, draws=draws))
-        except InputError:
-            found.append(None)
-    return found
+    return [None, *(_compared(models[0], model, draws) for model in models[1:])]
+
+
+def _compared(first: Model, other: Model, draws: int) -> Comparison | None:
+    try:
+        return compare(first.scores, other.scores, top=0, draws=draws)
+    except InputError:
+        return None
 
 
 def summary_table(models: Sequence[Model], compared: Sequence[Comparison | None]) -> str:
     """One body per score, one line per model."""
     several = len(models) > 1
-    extra = (f"difference to {models[0].name}", "95 % interval", "gained", "lost") if several else ()
+    extra = (f"− {models[0].name}", "95 % interval", "gained", "lost") if several else ()
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in (*_HEAD, *extra))
     bodies = []
     for key, column, title in SCORES:
@@ -50,7 +51,7 @@ def _difference(found: Comparison | None, column: str) -> Difference | None:
 
 
 def _estimates(model: Model, key: str) -> dict[str, Any] | None:
-    """``model`` and the trivial maps in [0, 1], ``interval`` and ``rows``; None where the model was not asked for it."""
+    """``model`` and the trivial maps in [0, 1], ``interval`` and ``rows``; None where there is no such score."""
     summary = model.summary
     values = {"model": summary.get(key)} if key == "top1" else summary.get("scores", {}).get(key)
     if not isinstance(values, dict) or values.get("model") is None:
@@ -124,7 +125,8 @@ def outcome_table(models: Sequence[Model], compared: Sequence[Comparison | None]
     if not lines:
         return ""
     head = "".join(f'<th scope="col">{escape(t)}</th>' for t in (f"against {models[0].name}", *titles))
-    return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="scroll"><table class="plain">{body}</table></div>'
 
 
 def notes(models: Sequence[Model], compared: Sequence[Comparison | None]) -> list[str]:
@@ -136,14 +138,16 @@ def notes(models: Sequence[Model], compared: Sequence[Comparison | None]) -> lis
         how = f"{settings.get('explainer', 'gradcam')} ({settings.get('weighting', 'elementwise')})"
         skipped = sum(map(len, s.get("skipped", {}).values()))
         lines.append(
-            f"{model.name}: {settings.get('checkpoint') or model.scores.path}; {s.get('layout', '?')}, {s.get('images')} "
-            f"images, {s.get('rows')} rows, shorter side {settings.get('input_resize', '?')} px, {how} of the label; "
-            f"zero maps {s.get('zero_maps', 0)}, skipped {skipped}"
+            f"{model.name}: {settings.get('checkpoint') or model.scores.path}; {s.get('layout', '?')}, "
+            f"{s.get('images')} images, {s.get('rows')} rows, shorter side {settings.get('input_resize', '?')} px, "
+            f"{how} of the label; zero maps {s.get('zero_maps', 0)}, skipped {skipped}"
         )
         lines += [f"{model.name}: {note}" for note in s.get("notes", ())]
     for m, found in enumerate(compared):
         if found is not None:
-            lines += [f"{models[m].name} against {models[0].name} (B against A): {note}" for note in found.notes]
+            lines += [
+                f"{models[m].name} against {models[0].name} (B against A): {note}" for note in found.notes
+            ]
     if len(models) > 1:
         lines.append("differences are paired, row by row; intervals: percentile bootstrap over images, 95 %")
         lines += [
