@@ -18,7 +18,7 @@ COMMANDS = {
     ),
     "compare": ("cgc.commands.compare", "paired differences of two evaluations, image by image"),
     "report": ("cgc.commands.report", "one HTML file: scores, differences, charts, a gallery of heatmaps"),
-    "show": ("cgc.commands.show", "draw image, mask and overlay of any images, or how maps follow a transform"),
+    "show": ("cgc.commands.show", "panels of any images: image, mask, overlay; or maps under a transform"),
     "inspect": ("cgc.commands.inspect_checkpoint", "say what a checkpoint is and what it holds"),
     "saliency-masks": ("cgc.commands.saliency_masks", "make the masks that SGC trains with, by U²-Net"),
     "make-shards": ("cgc.commands.make_shards", "write images into tar shards, index or check such shards"),

@@ -130,6 +130,8 @@ class TrainingData:
         options = self.options
         source: MaskFolder | RegionMasks
         if options.saliency == Path("boxes"):
+            if isinstance(images, ShardList):
+                raise InputError(f"{images.root}: --saliency boxes takes image files, not shards")
             boxes = self._boxes(images)
             source = RegionMasks(as_boxed_images(images, boxes), images, options.image_size, self.resize)
             self.notes.append("masks are the annotated boxes: this run is told where objects are")
