@@ -129,6 +129,15 @@ def peak_cuda_bytes(work: Callable[[], object], device: str) -> int:
     return torch.cuda.max_memory_allocated(device)
 
 
+def failure(work: Callable[[], object]) -> str | None:
+    """Why a form cannot run here (memory, no compiler), found by running it once; its first run warms it up."""
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
+    return None
+
+
 def gib(count: float) -> str:
     return f"{count / 2**30:.2f} GiB"
 

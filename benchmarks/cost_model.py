@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import common
@@ -54,9 +54,10 @@ def measured_decode_ms(repeats: int, images: int = 8) -> tuple[float, float, flo
     return common.quartiles(times[1:])
 
 
-def print_inputs(hardware: Hardware, network: Network) -> None:
+def print_inputs(hardware: Hardware, network: Network, sources: Mapping[str, str]) -> None:
+    """``sources``: where inputs come from that are not those of the class."""
     rows = [
-        (field.name, f"{getattr(hardware, field.name):g}", field.metadata["source"])
+        (field.name, f"{getattr(hardware, field.name):g}", sources.get(field.name, field.metadata["source"]))
         for field in dataclasses.fields(hardware)
     ]
     print("inputs of the prediction:")
@@ -155,17 +156,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(common.machine("cpu"))
     try:
         given = {name: float(value) for name, value in (pair.split("=", 1) for pair in options.set)}
+        if "decode_ms" in given:
+            raise ValueError("the time to decode is given by --decode-ms")
+        sources = dict.fromkeys(given, "--set")
+        sources["decode_ms"] = "measured here: one core, drawn JPEGs of 500x375 px"
         if options.decode_ms is None:
             low, middle, high = measured_decode_ms(options.repeats or (2 if options.quick else 15))
             print(f"decoding, measured here: {middle:.2f} ms per image [{low:.2f}, {high:.2f}]")
             given["decode_ms"] = round(middle, 2)
         else:
-            given["decode_ms"] = options.decode_ms
+            given["decode_ms"], sources["decode_ms"] = options.decode_ms, "--decode-ms"
         hardware = Hardware(**given)
         network = count_network("resnet_tiny" if options.quick else options.arch, options.image_size)
     except (TypeError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
-    print_inputs(hardware, network)
+    print_inputs(hardware, network, sources)
     print_steps(network, hardware, options.batch_size)
     print_hours(network, hardware, RUNS)
     print_limits(network, hardware, RUNS)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -163,6 +164,9 @@ def report(images: ImageList, repeats: int, passes: int) -> None:
         shares = (f"{name} {1e3 * common.quartiles(per_image(v))[1]:.3f}" for name, v in profile.items())
         print(f"  {decoder}: {', '.join(shares)} ms")
     print(difference(images))
+    if common.Clock.read is time.process_time:
+        print("  loader: its processes' CPU time is not this one's; left out with --cpu-time")
+        return
     for decoder in DECODERS:
         loaders = {str(workers): loader(images, decoder, workers, passes) for workers in WORKERS}
         runs = {name: partial(exhaust, each) for name, each in loaders.items()}

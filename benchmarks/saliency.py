@@ -85,6 +85,8 @@ def works(
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = common.parse_arguments(__doc__, argv, add_options)
+    if options.cpu_time and options.workers:
+        raise SystemExit("error: --cpu-time is of this process alone; without --workers")
     setting = QUICK if options.quick else ON_GPU if options.device.startswith("cuda") else FULL
     repeats = options.repeats or (2 if options.quick else 5)
     print(f"{common.machine(options.device)}, {options.workers} loading processes")

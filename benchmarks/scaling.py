@@ -147,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = common.parse_arguments(__doc__, argv, add_options)
     if options.device != "cpu":
         raise SystemExit("this benchmark runs on the CPU; for GPUs see benchmarks/cost_model.py")
+    if options.cpu_time:
+        raise SystemExit("error: --cpu-time: several processes also wait for one another, which must count")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes: more threads than cores wait for one another
     setting = QUICK if options.quick else SETTING
     rounds = options.repeats or (1 if options.quick else 3)

@@ -139,15 +139,6 @@ def agreement(device: str) -> float:
     return float((ours - direct).norm() / direct.norm())
 
 
-def failure(work: Callable[[], object]) -> str | None:
-    """Why a form cannot run here (memory, no compiler), found by running it once; its first run warms it up."""
-    try:
-        work()
-    except Exception as error:
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
-    return None
-
-
 def ladder(options: argparse.Namespace) -> list[tuple[str, Form]]:
     """The forms, each with what is above it."""
     form = Form(algebra=False, channels_last=False, fused=False)
@@ -182,7 +173,7 @@ def report_ratio(setting: Setting, options: argparse.Namespace, repeats: int) ->
     failed, problem = 0, None
     for _, form in reversed(ladder(options)):
         problem = Problem(setting, form, options.device)
-        reason = failure(problem.cgc_step)
+        reason = common.failure(problem.cgc_step)
         if reason is None:
             break
         print(f"  cannot run here ({form}): {reason}")
@@ -210,15 +201,22 @@ def report_ratio(setting: Setting, options: argparse.Namespace, repeats: int) ->
     return failed
 
 
+def lone_peak(setting: Setting, form: Form, device: str) -> str:
+    """Peak memory of a step with nothing else on the GPU."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    problem = Problem(setting, form, device)
+    return common.failure(problem.cgc_step) or common.gib(common.peak_cuda_bytes(problem.cgc_step, device))
+
+
 def report_ladder(setting: Setting, options: argparse.Namespace, repeats: int) -> int:
     """One thing after the other; returns how many forms could not run."""
     print(f"  what each thing adds, {repeats} interleaved turns; every row has all above it")
     works: dict[str, Callable[[], object]] = {}
-    failed = 0
-    rows = ladder(options)
+    failed, rows = 0, ladder(options)
     for name, form in rows:
         problem = Problem(setting, form, options.device)
-        reason = failure(problem.cgc_step)
+        reason = common.failure(problem.cgc_step)
         if reason is None:
             works[name] = problem.cgc_step
         else:
@@ -228,6 +226,11 @@ def report_ladder(setting: Setting, options: argparse.Namespace, repeats: int) -
         return failed
     times = common.interleaved(works, repeats, options.device, warmup=1)
     on_gpu = options.device.startswith("cuda")
+    del problem
+    works.clear()  # and with it all networks, so that each row's peak is its own
+    peaks = {
+        name: lone_peak(setting, form, options.device) for name, form in rows if on_gpu and name in times
+    }
     before = None
     for name, values in times.items():
         line = f"  {name:<34}{common.spread(values)}  {rates(setting, values)}"
@@ -235,7 +238,7 @@ def report_ladder(setting: Setting, options: argparse.Namespace, repeats: int) -
             gain = common.ratio_interval(before, values)
             line += f"  x {gain[0]:.2f} [{gain[1]:.2f}, {gain[2]:.2f}]"
         if on_gpu:
-            line += f"  peak {common.gib(common.peak_cuda_bytes(works[name], options.device))}"
+            line += f"  peak {peaks[name]}"
         print(line)
         before = values
     *_, (last, _) = ((name, form) for name, form in rows if name in times)

@@ -96,3 +96,25 @@ def test_make_bench_runs_every_benchmark() -> None:
     listed = set(re.findall(r"benchmarks/(\w+\.py)", target))
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
     assert listed == scripts - {"common.py", "published.py"}
+
+
+def test_the_inputs_of_the_prediction_say_where_they_come_from() -> None:
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "benchmarks" / "cost_model.py"), "--quick", *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    said = run("--decode-ms", "3", "--set", "sustained=0.5").stdout
+    assert re.search(r"decode_ms +3  --decode-ms\n", said)
+    assert re.search(r"sustained +0\.5  --set\n", said)
+    refused = run("--set", "decode_ms=3")
+    assert refused.returncode != 0
+    assert "--decode-ms" in refused.stderr
+
+
+@pytest.mark.parametrize("command", [["scaling.py"], ["saliency.py", "--workers", "1"]])
+def test_cpu_time_of_other_processes_is_not_measured(command: list[str]) -> None:
+    script, *options = command
+    arguments = [str(ROOT / "benchmarks" / script), "--quick", "--threads", "1", "--cpu-time", *options]
+    run = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert "error: --cpu-time" in run.stderr

@@ -143,7 +143,7 @@ def _count(images: ImageList, options: argparse.Namespace) -> int:
         except OSError:
             continue  # it will be named and left out
         total += -(-size // 512) * 512 + 1536  # headers, and the class in a block
-    return min(max(1, -(-total // int(options.size * 1e6))), len(images))
+    return min(max(1, -(-total // max(1, int(min(options.size, 1e12) * 1e6)))), len(images))
 
 
 def _make(writer: ShardWriter, options: argparse.Namespace, stop: StopRequest) -> None:

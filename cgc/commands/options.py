@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -109,6 +111,9 @@ def run_command(run: Callable[[], int]) -> int:
         print(f"{who}failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader would call their end a crash
+        for child in multiprocessing.active_children():  # they ignore SIGTERM, and may wait for a server
+            child.kill()
         print(f"{who}interrupted", file=sys.stderr)
         return 130
     except (torch.OutOfMemoryError, OSError, RuntimeError) as error:

@@ -26,6 +26,7 @@ from cgc.data.decode import UnreadableImage
 from cgc.data.folders import ImageList
 from cgc.data.presets import resize_size
 from cgc.data.saliency_files import NO_FILE, MadeBy, Manifest, find_masks, mask_path, read_grey
+from cgc.data.shards.writer import member_names
 from cgc.data.unlabelled import NO_LABEL
 from cgc.data.views import query_view
 from cgc.errors import InputError
@@ -148,18 +149,23 @@ class MaskFolder:
 
     def _use(self, manifest: Manifest, images: ImageList) -> MadeBy | None:
         makers: dict[MadeBy, None] = {}
+        listed = manifest.masks
+        masks = listed
+        if any(images.paths[index] not in listed for index in range(len(images))):
+            # Shards call an image by another suffix than its file (cgc/data/shards/writer.py).
+            masks = {**dict(zip(member_names(list(listed)), listed.values(), strict=True)), **listed}
         for index in range(len(images)):
             path = images.paths[index]
-            made = manifest.masks.get(path)
+            made = masks.get(path)
             if made is None:
                 self._kinds[index] = NO_FILE
                 # Listed without a maker: the image could not be read, which its loading will show.
-                self.have[index] = path in manifest.masks
+                self.have[index] = path in masks
             elif self.have[index]:
                 makers[made] = None
         if len(makers) > 1:
-            listed = "; ".join(map(str, makers))
-            raise InputError(f"{self.folder} holds masks of {len(makers)} makings ({listed}); make all anew")
+            said = "; ".join(map(str, makers))
+            raise InputError(f"{self.folder} holds masks of {len(makers)} makings ({said}); make all anew")
         return next(iter(makers), None)
 
     def query_mask(self, index: int, image_size: tuple[int, int]) -> Image.Image | None:

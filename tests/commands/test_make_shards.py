@@ -71,6 +71,12 @@ def test_a_size_gives_shards_of_about_that_size(data: Path, tmp_path: Path) -> N
     assert all(10_000 < size <= 20_480 for size in sizes)
 
 
+@pytest.mark.parametrize("size", ["1e-7", "1e308"])
+def test_sizes_beyond_all_measure(data: Path, tmp_path: Path, size: str) -> None:
+    assert make(data, "--out", tmp_path / "out", "--size", size, "--split", "train") == 0
+    assert len(list((tmp_path / "out" / "train").glob("*.tar"))) == (12 if size == "1e-7" else 1)
+
+
 def test_unlabelled_images(data: Path, tmp_path: Path) -> None:
     assert make(data, "--out", tmp_path / "out", "--split", "unlabeled", "--samples", 10) == 0
     found = open_stream(tmp_path / "out" / "unlabeled", ShardOptions())

@@ -105,3 +105,10 @@ def test_grid_consistency_needs_the_shards_here(
     with serving(shards) as server:
         options = ["--method", "grid", "--shard-cache", tmp_path / "cache"]
         assert "copy them here" in refused(capsys, Path(server.url), *options)
+
+
+def test_boxes_as_masks_need_image_files(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, shards, "--method", "sgc", "--saliency", "boxes", save_dir=tmp_path / "run")
+    assert "--saliency boxes takes image files, not shards" in said

@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import os
 import re
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -21,10 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from cgc.data.shards.network import Failed, Stalled, faults, one_line, opened
 from cgc.errors import InputError
 
 _PIECE = 1 << 16  # bytes; less than this within the time limit is a stall, and no progress
 _REMEMBERED = 300.0  # seconds in which a file that could not be fetched is not asked for again
+_SHORT = 5.0  # seconds for the one attempt at each further file, once a file was lost to a silent server
 _STALE = 86400.0  # seconds after which a partial file that nobody goes on with is removed
 _LARGEST_UNKNOWN = 1 << 28  # bytes of a file whose size nobody told
 _FINAL = (400, 401, 403, 404, 410)  # answers that another attempt will not change
@@ -74,6 +77,7 @@ class CachedFiles:
                 f"{parts.hostname or url}: a URL of shards is http(s)://HOST/…, without a password"
             )
         self.options, self._query = options, parts.query
+        self._silent = 0  # files in a row that this process lost to a silent server
         self.url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.folder = options.folder / digest / (Path(parts.path).name or "shards")
@@ -84,16 +88,18 @@ class CachedFiles:
         Raises Unavailable, also for a file that another process failed to fetch a moment ago; InputError where the
         cache cannot be written.
         """
-        target = self.folder / name
+        # By content: another making of the shards has files of the same names, and often of the same sizes.
+        kept = f"{Path(name).stem}-{sha256[:16]}{Path(name).suffix}" if sha256 else name
+        target = self.folder / kept
         try:
             if self._is_there(target, size):
                 os.utime(target)
                 return target
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self._hidden(name, "lock")):
+            with _locked(self._hidden(kept, "lock")):
                 if self._is_there(target, size):  # another process was faster
                     return target
-                self._check_failure(name)
+                self._check_failure(kept)
                 self._make_room(size)
                 self._fetch(name, target, size, sha256)
         except OSError as error:
@@ -113,6 +119,11 @@ class CachedFiles:
         except OSError as error:
             raise InputError(f"the cache {self.options.folder}: {error.strerror or error}") from error
 
+    @property
+    def _timeout(self) -> float:
+        """A server that was silent over one file may be so over all, and there may be many."""
+        return min(self.options.timeout, _SHORT) if self._silent else self.options.timeout
+
     def _is_there(self, target: Path, size: int) -> bool:
         try:
             return target.stat().st_size == size
@@ -130,35 +141,41 @@ class CachedFiles:
             note.unlink(missing_ok=True)
 
     def _fetch(self, name: str, target: Path, size: int | None, sha256: str) -> None:
-        options, partial = self.options, self._hidden(name, "part")
-        failures, most, reason = 0, 0, ""
-        while failures < options.tries:
+        options, partial = self.options, self._hidden(target.name, "part")
+        tries = 1 if self._silent else options.tries
+        failures, most, reason, stalled = 0, 0, "", False
+        while failures < tries:
             if failures:
                 time.sleep(options.pause * 2 ** (failures - 1))
             try:
                 self._transfer(name, partial, size)
                 self._check(partial, sha256)
+                self._make_room(0)  # others may have fetched meanwhile
                 os.replace(partial, target)
+                self._silent = 0
                 return
             except urllib.error.HTTPError as error:
-                reason = f"the server says {error.code} {error.reason}"
+                reason = f"the server says {error.code} {one_line(error.reason)}"
                 error.close()
                 if error.code in _FINAL:
                     raise Unavailable(
                         f"{self.url}/{name}: {reason}", missing=error.code in (404, 410)
                     ) from error
-            except _Failed as error:
-                reason = str(error)
+            except Failed as error:
+                reason, stalled = str(error), isinstance(error, Stalled)
             reached = partial.stat().st_size if partial.exists() else 0
             failures = failures + 1 if reached < most + _PIECE else 1
             most = max(most, reached)
-        message = f"{self.url}/{name}: {reason} ({options.tries} tries)"
+        message = f"{self.url}/{name}: {reason} ({tries} tries)"
         with contextlib.suppress(OSError):
-            self._hidden(name, "failed").write_text(message, encoding="utf-8")
+            self._hidden(target.name, "failed").write_text(message, encoding="utf-8")
+        self._silent = self._silent + 1 if stalled else 0
+        if self._silent == 2:
+            print(f"{message}; the server is silent, still trying", file=sys.stderr, flush=True)
         raise Unavailable(message)
 
     def _transfer(self, name: str, partial: Path, size: int | None) -> None:
-        """One attempt. Raises _Failed or HTTPError for the network's faults, OSError for the disk's."""
+        """One attempt. Raises Failed or HTTPError for the network's faults, OSError for the disk's."""
         have = partial.stat().st_size if partial.exists() else 0
         if have and have == size:
             return
@@ -169,8 +186,7 @@ class CachedFiles:
         request = urllib.request.Request(
             url, headers={**headers, **({"Range": f"bytes={have}-"} if have else {})}
         )
-        with _network(self.options.timeout):
-            answer = urllib.request.urlopen(request, timeout=self.options.timeout)
+        answer = opened(request, self._timeout)
         with answer:
             goes_on = answer.status == 206 and str(answer.headers["Content-Range"]).startswith(
                 f"bytes {have}-"
@@ -179,29 +195,29 @@ class CachedFiles:
                 self._copy(answer, file, size)
 
     def _copy(self, answer: http.client.HTTPResponse, file: BinaryIO, size: int | None) -> None:
-        timeout, most = self.options.timeout, _LARGEST_UNKNOWN if size is None else size
+        timeout, most = self._timeout, _LARGEST_UNKNOWN if size is None else size
         size = answer.length if size is None else size
         mark, since = time.monotonic(), 0
         while True:
-            with _network(timeout):
+            with faults(timeout):
                 piece = answer.read1(_PIECE)
             if not piece:
                 break
             file.write(piece)
             since += len(piece)
             if file.tell() > most:
-                raise _Failed(f"more than {most} bytes, which is all that was expected")
+                raise Failed(f"more than {most} bytes, which is all that was expected")
             if since >= _PIECE:
                 mark, since = time.monotonic(), 0
             elif time.monotonic() - mark > timeout:
-                raise _Failed(f"less than {_PIECE >> 10} KiB within {timeout:g} s")
+                raise Stalled(f"less than {_PIECE >> 10} KiB within {timeout:g} s")
         if size is not None and file.tell() < size:
-            raise _Failed(f"the connection ended after {file.tell()} of {size} bytes")
+            raise Failed(f"the connection ended after {file.tell()} of {size} bytes")
 
     def _check(self, partial: Path, sha256: str) -> None:
         if sha256 and file_digest(partial) != sha256:
             partial.unlink()  # going on with it would not mend it
-            raise _Failed("not the bytes that the index lists (SHA-256)")
+            raise Failed("not the bytes that the index lists (SHA-256)")
 
     def _make_room(self, size: int) -> None:
         """Remove what was used longest ago until ``size`` bytes fit, and partial files that were given up."""
@@ -230,25 +246,6 @@ def file_digest(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
-
-
-class _Failed(Exception):
-    """An attempt that may go better the next time: one line."""
-
-
-@contextlib.contextmanager
-def _network(timeout: float) -> Iterator[None]:
-    """What goes wrong on the way becomes _Failed; an answer of the server that says no stays HTTPError."""
-    try:
-        yield
-    except urllib.error.HTTPError:
-        raise
-    except (OSError, http.client.HTTPException) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(cause, TimeoutError):
-            raise _Failed(f"no answer within {timeout:g} s") from error
-        text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        raise _Failed(" ".join(str(text).split())) from error
 
 
 @contextlib.contextmanager

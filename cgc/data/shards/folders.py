@@ -21,7 +21,7 @@ from cgc.data.folders import (
 )
 from cgc.data.shards.cache import CachedFiles, CacheOptions, Unavailable, as_url, default_cache
 from cgc.data.shards.images import WINDOW, ShardFiles, ShardList, kept_samples
-from cgc.data.shards.index import INDEX, RECORDS, ShardIndex, read_head, read_index
+from cgc.data.shards.index import INDEX, MAKING, RECORDS, ShardIndex, read_head, read_index
 from cgc.data.shards.scan import scan_folder, shard_paths
 from cgc.data.unlabelled import open_unlabelled
 from cgc.errors import InputError
@@ -166,6 +166,8 @@ def _in_folder(
     notes: list[str] = []
     if (folder / INDEX).is_file():
         index = read_index(folder)
+    elif (folder / MAKING).exists():
+        raise InputError(f"{folder}: make-shards has not finished here; the same command makes the rest")
     elif shard_paths(folder):
         index, problems = scan_folder(folder, classes)
         notes += problems

@@ -107,19 +107,25 @@ class ShardList(ImageList):
         return data
 
     def replacement(self, index: int, attempt: int) -> int:
-        """First the next image of the list, then those of the next shards: where a shard is lost, all in it are."""
+        """First the next image of the list, then those of the next shards in turn: all of a shard may be lost."""
         if attempt < 2:
             return (index + attempt) % len(self)
         starts = np.flatnonzero(np.diff(self.shard_of, prepend=-1))
         own = int(np.searchsorted(starts, index, side="right")) - 1
-        other = (own + attempt - 1) % len(starts)
+        turn, step = divmod(attempt - 1, len(starts))
+        other = (own + step) % len(starts)
         end = starts[other + 1] if other + 1 < len(starts) else len(self)
-        return int(starts[other] + (index - starts[own]) % (end - starts[other]))
+        # Each turn through the shards goes on by one image, in the own shard after the one that came first.
+        place = index - starts[own] + turn + (step == 0)
+        return int(starts[other] + place % (end - starts[other]))
 
     def order(self, *, seed: int = 0, shuffle: bool = True) -> ShardSampler:
         """An order with few shards open at a time."""
         shard_of = torch.from_numpy(self.shard_of.astype(np.int64))
-        return ShardSampler(shard_of, window=self.window, seed=seed, shuffle=shuffle)
+        content = zlib.crc32(self.labels.tobytes(), zlib.crc32(self.paths.to_bytes()))
+        return ShardSampler(
+            shard_of, window=self.window, seed=seed, shuffle=shuffle, content=f"{content:08x}"
+        )
 
     def subset(self, indices: NDArray[np.int64]) -> ShardList:
         """Some of the images, at ascending indices."""

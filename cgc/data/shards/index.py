@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from cgc.data.folders import PathTable
 from cgc.errors import InputError
 
-INDEX, RECORDS = "index.json", "index.bin"
+INDEX, RECORDS, MAKING = "index.json", "index.bin", "making.json"
 FORMAT, VERSION = "cgc-shards", 1
 # Where the image's bytes are in its shard, its class (-1: none) and its CRC-32 (0 without `checksums`).
 RECORD = np.dtype([("offset", "<i8"), ("size", "<i8"), ("label", "<i4"), ("crc", "<u4")])

@@ -82,7 +82,10 @@ def scan(file: int) -> Scan:
             if parts[1] != key:
                 finish()
                 group, key = {}, parts[1]
-            group[parts[2].lower()] = member._replace(name=name)
+            suffix = parts[2].lower()
+            if suffix in group:
+                left_out.append(f"{group[suffix].name}: another {suffix} of the same sample follows")
+            group[suffix] = member._replace(name=name)
     except _Damage as error:
         damage = str(error)
         if LABEL_SUFFIX not in group:  # the class may have stood behind
@@ -114,7 +117,8 @@ def _members(file: int) -> Iterator[_Member]:
         kind, own_size = header[156:157], _checked_size(header, at)
         extended = kind in b"xgLK"
         bytes_here = own_size if extended or size is None else size
-        start, at = at + BLOCK, at + BLOCK + -(-bytes_here // BLOCK) * BLOCK
+        start = at + BLOCK + (_sparse_map(file, header, at + BLOCK) if kind == b"S" else 0)
+        at = start + -(-bytes_here // BLOCK) * BLOCK
         if start + bytes_here > end:
             raise _Damage(f"it ends after {end} bytes, inside a member that begins at {start}: truncated")
         if extended:
@@ -130,6 +134,15 @@ def _members(file: int) -> Iterator[_Member]:
         if kind in b"0\0":
             yield _Member(_own_name(header) if name is None else name, start, bytes_here)
         name = size = None
+
+
+def _sparse_map(file: int, header: bytes, at: int) -> int:
+    """Bytes of the blocks that go on with the header of GNU's sparse files; each says whether another follows."""
+    length, more = 0, header[482:483]
+    while more.strip(b"\0"):
+        more = os.pread(file, BLOCK, at + length)[504:505]
+        length += BLOCK
+    return length
 
 
 def _checked_size(header: bytes, at: int) -> int:
@@ -156,15 +169,16 @@ def _own_name(header: bytes) -> str:
 
 def _pax_fields(content: bytes, at: int) -> dict[str, str]:
     """Records `LENGTH key=value` and a line feed; the length counts the whole record."""
-    fields = {}
-    while content.strip(b"\0"):
-        length, _, rest = content.partition(b" ")
-        count = int(length) if length.isdigit() and len(length) < 9 else 0
-        key, equals, value = rest[: count - len(length) - 2].partition(b"=")
-        if not 5 <= count <= len(content) or not equals:
+    fields, first, end = {}, 0, len(content.rstrip(b"\0"))
+    while first < end:
+        space = content.find(b" ", first, first + 9)
+        length = content[first : max(space, first)]
+        count = int(length) if length.isdigit() else 0
+        key, equals, value = content[space + 1 : max(first + count - 1, 0)].partition(b"=")
+        if not 5 <= count <= len(content) - first or not equals:
             raise _Damage(f"an extended header at {at} that is none")
         fields[os.fsdecode(key)] = os.fsdecode(value)
-        content = content[count:]
+        first += count
     return fields
 
 

@@ -28,12 +28,11 @@ from numpy.typing import NDArray
 from cgc.data.decode import UnreadableImage, decode_data
 from cgc.data.folders import ImageList, PathTable
 from cgc.data.seeding import mix_seed
-from cgc.data.shards.index import INDEX, RECORDS, ShardIndex, read_index, write_index, write_whole
+from cgc.data.shards.index import INDEX, MAKING, RECORDS, ShardIndex, read_index, write_index, write_whole
 from cgc.data.shards.scan import ScannedShard, joined, scan_shard
 from cgc.data.shards.tar import LABEL_SUFFIX
 from cgc.errors import InputError
 
-_MAKING = "making.json"
 _ORDER = -3  # of mix_seed: no epoch's
 _OURS = re.compile(r"\.?[A-Za-z0-9_-]+-\d{6}\.tar(\.part)?")
 _ESCAPED_FOLDER, _ESCAPED_STEM = re.compile(r"[%\\\x00-\x1f\x7f]"), re.compile(r"[%.\\\x00-\x1f\x7f]")
@@ -131,7 +130,7 @@ class ShardWriter:
         scanned = [self.done[number].scanned for number in range(len(self))]
         index = joined(scanned, str(self.folder), classes=self.images.classes or None, made=self.made)
         write_index(self.folder, index)
-        (self.folder / _MAKING).unlink(missing_ok=True)
+        (self.folder / MAKING).unlink(missing_ok=True)
         return index
 
     def _write(self, file: BinaryIO, number: int) -> tuple[list[tuple[str, int, int, int]], list[str]]:
@@ -170,8 +169,8 @@ class ShardWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = sorted(path.name for path in folder.iterdir())
-            hidden = (f".{name}.part" for name in (INDEX, RECORDS, _MAKING))
-            known = {INDEX, RECORDS, _MAKING, *hidden}
+            hidden = (f".{name}.part" for name in (INDEX, RECORDS, MAKING))
+            known = {INDEX, RECORDS, MAKING, *hidden}
             others = [name for name in found if name not in known and not _OURS.fullmatch(name)]
             if others:
                 raise InputError(f"{folder} holds something else ({others[0]}); choose another --out")
@@ -195,18 +194,18 @@ class ShardWriter:
             index = read_index(self.folder)
             self._listed = {shard.name: {"sha256": shard.sha256} for shard in index.shards}
             return index.made or "unknown"
-        if _MAKING not in found:
+        if MAKING not in found:
             return None
         try:
-            content = json.loads((self.folder / _MAKING).read_text(encoding="utf-8"))
+            content = json.loads((self.folder / MAKING).read_text(encoding="utf-8"))
             self._listed = {str(name): dict(entry) for name, entry in content["shards"].items()}
             return str(content["made"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.folder / _MAKING}: not a list of finished shards") from error
+            raise InputError(f"{self.folder / MAKING}: not a list of finished shards") from error
 
     def _save(self) -> None:
         content = {"made": self.made, "shards": self._listed}
-        write_whole(self.folder / _MAKING, json.dumps(content).encode())
+        write_whole(self.folder / MAKING, json.dumps(content).encode())
 
 
 def member_names(paths: Sequence[str]) -> list[str]:

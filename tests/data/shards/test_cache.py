@@ -48,7 +48,7 @@ def patient(options: ShardOptions) -> ShardOptions:
 
 
 def _cached(options: ShardOptions) -> list[str]:
-    return sorted(path.name for path in options.cache.folder.glob("*/*/*.tar"))
+    return sorted(f"{path.stem.rpartition('-')[0]}.tar" for path in options.cache.folder.glob("*/*/*.tar"))
 
 
 def test_the_images_are_those_of_the_folder(server: Server, images: ImageList, patient: ShardOptions) -> None:

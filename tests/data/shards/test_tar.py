@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cgc.data.shards import tar as tar_module
 from cgc.data.shards.tar import Scan, is_safe, scan
 from tests.data.shards.fixture import plain_tar
 
@@ -123,3 +124,34 @@ def test_what_is_no_tar_file_holds_nothing(tmp_path: Path) -> None:
     found = _scan(path)
     assert found.samples == []
     assert "no tar header at 0" in str(found.damage)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_sparse_members_of_gnu_tar_are_passed_over(tmp_path: Path, blocks: int) -> None:
+    """Their map may go on in blocks behind the header, which its size does not count."""
+    members = [("a.jpg", b"1"), ("s.jpg", b"2"), ("b.jpg", b"3")]
+    data = plain_tar(tmp_path / "a.tar", members).read_bytes()
+    header = bytearray(data[1024:1536])
+    header[156:157], header[257:265] = b"S", b"ustar  \0"
+    header[482] = bool(blocks)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    further = b"".join(bytes(504) + bytes([k + 1 < blocks]) + bytes(7) for k in range(blocks))
+    (tmp_path / "a.tar").write_bytes(data[:1024] + header + further + data[1536:])
+    found = _scan(tmp_path / "a.tar")
+    assert [(s.name, s.offset) for s in found.samples] == [("a.jpg", 512), ("b.jpg", 2560 + 512 * blocks)]
+    assert found.damage is None
+
+
+def test_a_second_member_of_a_suffix_is_named(tmp_path: Path) -> None:
+    found = _scan(plain_tar(tmp_path / "a.tar", [("a.jpg", b"1"), ("a.cls", b"0"), ("a.cls", b"1")]))
+    assert [s.label for s in found.samples] == [b"1"]
+    (line,) = found.left_out
+    assert line.startswith("a.cls: another cls")
+
+
+def test_the_records_of_an_extended_header_are_all_read() -> None:
+    """Also 100,000 of them, for each of which the rest is not copied."""
+    record = b"7 a=bc\n"
+    fields = tar_module._pax_fields(record * 100_000 + b"12 path=a/b\n" + bytes(300), 0)
+    assert fields == {"a": "bc", "path": "a/b"}
