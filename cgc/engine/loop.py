@@ -228,10 +228,8 @@ class Trainer:
         self._join_unreadable()
         if self.speaks:
             self._write(own, others, best)
-        if self.processes is not None:
-            self.processes.gather(
-                None
-            )  # one that left now would be taken for dead, and the writing one be ended
+        if self.processes is not None:  # whoever left now would be taken for dead
+            self.processes.gather(None)
 
     def _join_unreadable(self) -> None:
         if self.processes is not None:

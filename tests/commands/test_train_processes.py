@@ -123,6 +123,7 @@ def test_one_process_asked_to_stop_stops_both_and_any_number_continues(place: Pa
     same_run(one, place / "stopped")
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_with_a_message(place: Path) -> None:
     died = run(place, 2, "--save_dir", "died", AT="6", DO="die")
     assert died.returncode != 0
@@ -146,6 +147,10 @@ def test_what_processes_cannot_share_is_named(place: Path) -> None:
     assert refused.returncode != 0
     assert "error: -b 5 cannot be shared equally by 2 processes; 4 or 6 can" in refused.stderr
     assert not (place / "refused").exists()
+
+
+@pytest.mark.slow
+def test_fewer_images_than_processes_are_named(place: Path) -> None:
     lonely = place / "lonely"
     for split in ("train", "val"):
         save_photograph(lonely / split / "ant" / "0.png", 36, 36, 1)
