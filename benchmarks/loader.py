@@ -31,7 +31,6 @@ from cgc.data.pixels import Picture, resizes_fast, to_tensor
 from cgc.data.presets import MEAN, STD, resize_size
 from cgc.data.unlabelled import StreamSampler, open_unlabelled
 from cgc.data.views import (
-    DECODERS,
     Decoder,
     TrainViews,
     ViewLoader,
@@ -42,6 +41,7 @@ from cgc.data.views import (
 )
 
 GOAL = 1.6
+ON_CPU: tuple[Decoder, ...] = ("auto", "pillow")
 BOUND = "Pillow decoding"
 SIDE, BATCH, WORKERS = 224, 16, (0, 1)
 DRAWN = ((500, 375), (375, 500), (500, 333), (640, 480), (333, 500), (1024, 768), (240, 162), (500, 500))
@@ -81,7 +81,7 @@ def published(size: int) -> Callable[[Image.Image], tuple[torch.Tensor, torch.Te
 def works(images: ImageList) -> dict[str, Callable[[], object]]:
     """One pass over the images each."""
     path, as_published = images.path(0), published(SIDE)
-    loaders = {decoder: loader(images, decoder, 0, 1) for decoder in DECODERS}
+    loaders = {decoder: loader(images, decoder, 0, 1) for decoder in ON_CPU}
 
     def encoded() -> Iterator[bytes]:
         return (images.read(index) for index in range(len(images)))
@@ -122,7 +122,7 @@ def parts(images: ImageList, decoder: Decoder) -> dict[str, Callable[[], object]
 
 def difference(images: ImageList) -> str:
     """Mean absolute difference between the decoders' views, in grey levels, and the largest mean of an image."""
-    one, other = (list(loader(images, decoder, 0, 1)) for decoder in DECODERS)
+    one, other = (list(loader(images, decoder, 0, 1)) for decoder in ON_CPU)
     said = []
     for view in ("xe", "query"):
         pairs = [
@@ -159,7 +159,7 @@ def report(images: ImageList, repeats: int, passes: int) -> None:
     )
     for name in ("both views, pillow", "views as published"):
         print(common.ratio_line(f"{name}, over Pillow decoding", times[name], times[BOUND]))
-    for decoder in DECODERS:
+    for decoder in ON_CPU:
         profile = common.interleaved(parts(images, decoder), max(1, repeats // 2))
         shares = (f"{name} {1e3 * common.quartiles(per_image(v))[1]:.3f}" for name, v in profile.items())
         print(f"  {decoder}: {', '.join(shares)} ms")
@@ -167,7 +167,7 @@ def report(images: ImageList, repeats: int, passes: int) -> None:
     if common.Clock.read is time.process_time:
         print("  loader: its processes' CPU time is not this one's; left out with --cpu-time")
         return
-    for decoder in DECODERS:
+    for decoder in ON_CPU:
         loaders = {str(workers): loader(images, decoder, workers, passes) for workers in WORKERS}
         runs = {name: partial(exhaust, each) for name, each in loaders.items()}
         rates = (

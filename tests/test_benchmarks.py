@@ -98,6 +98,7 @@ def test_make_bench_runs_every_benchmark() -> None:
     assert listed == scripts - {"common.py", "published.py"}
 
 
+@pytest.mark.slow
 def test_the_inputs_of_the_prediction_say_where_they_come_from() -> None:
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "benchmarks" / "cost_model.py"), "--quick", *options]
@@ -111,6 +112,7 @@ def test_the_inputs_of_the_prediction_say_where_they_come_from() -> None:
     assert "--decode-ms" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["scaling.py"], ["saliency.py", "--workers", "1"]])
 def test_cpu_time_of_other_processes_is_not_measured(command: list[str]) -> None:
     script, *options = command
