@@ -21,7 +21,7 @@ from cgc.data.shards.index import INDEX, read_index, write_index
 from cgc.data.shards.scan import ScannedShard, joined, scan_shard, shard_paths
 from cgc.data.shards.writer import ShardWriter
 from cgc.data.unlabelled import open_unlabelled
-from cgc.data.views import start_worker
+from cgc.data.workers import worker_options
 from cgc.engine.runtime import StopRequest, bar_interval
 from cgc.errors import InputError, RunError
 
@@ -272,10 +272,9 @@ def _in_processes(
         DataLoader(
             _Work(function, arguments),
             batch_size=None,
-            num_workers=workers,
+            **worker_options(workers),
             prefetch_factor=1 if workers else None,
             collate_fn=_as_it_is,
-            worker_init_fn=start_worker,
             generator=torch.Generator(),  # else it would draw from the global one
         )
     )

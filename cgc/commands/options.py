@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,6 +13,7 @@ from typing import NoReturn
 
 import torch
 
+from cgc.data.workers import end_workers
 from cgc.errors import InputError, RunError
 
 # What gloo says of a process that has ended.
@@ -111,9 +110,7 @@ def run_command(run: Callable[[], int]) -> int:
         print(f"{who}failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader would call their end a crash
-        for child in multiprocessing.active_children():  # they ignore SIGTERM, and may wait for a server
-            child.kill()
+        end_workers()  # they may wait for a server
         print(f"{who}interrupted", file=sys.stderr)
         return 130
     except (torch.OutOfMemoryError, OSError, RuntimeError) as error:

@@ -35,7 +35,8 @@ from cgc.data.presets import normalise, resize_size
 from cgc.data.saliency_files import MadeBy, View
 from cgc.data.saliency_writer import MaskWriter
 from cgc.data.unlabelled import open_unlabelled
-from cgc.data.views import query_view, start_worker
+from cgc.data.views import query_view
+from cgc.data.workers import worker_options
 from cgc.engine.runtime import StopRequest, bar_interval, in_parallel, pick_device
 from cgc.engine.transfer import to_device
 from cgc.errors import InputError, RunError
@@ -154,9 +155,8 @@ def _loader(masks: MaskWriter, batch_size: int, workers: int) -> DataLoader[_Ite
     return DataLoader(
         _Views(images, made),
         batch_sampler=[[to_make[i] for i in batch] for batch in size_batches(sizes, batch_size)],
-        num_workers=workers,
+        **worker_options(workers),
         collate_fn=list,
-        worker_init_fn=start_worker,
         generator=torch.Generator(),  # else it would draw from the global one
     )
 

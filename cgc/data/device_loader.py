@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from cgc.data.decode import UnreadableImage, decode_jpegs, decode_pixels
 from cgc.data.folders import ImageList
 from cgc.data.pixels import Picture, Pixels
-from cgc.data.views import Batch, EvalViews, ViewLoader, collate, failure_of, start_worker
+from cgc.data.views import Batch, EvalViews, ViewLoader, collate, failure_of
+from cgc.data.workers import worker_options
 from cgc.errors import InputError
 
 
@@ -82,10 +83,9 @@ class DeviceLoader(ViewLoader):
             _Files(views.images),  # type: ignore[arg-type]  # of its files this loader makes the samples itself
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=workers,
+            **worker_options(workers),
             collate_fn=list,
             persistent_workers=workers > 0,
-            worker_init_fn=start_worker,
             generator=torch.Generator(),  # else every epoch would draw from the global one
         )
         self.views, self.device = views, device

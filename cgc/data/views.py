@@ -9,7 +9,6 @@ batches do not depend on the number of workers, and no global random state is re
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar, get_args
@@ -25,6 +24,7 @@ from cgc.data.pixels import Picture, resizes_fast, to_tensor
 from cgc.data.presets import resize_size
 from cgc.data.seeding import SeededSampler, mix_seed
 from cgc.data.windows import draw_window
+from cgc.data.workers import worker_options
 from cgc.errors import InputError
 
 __all__ = [
@@ -261,13 +261,6 @@ class ViewLoader(DataLoader[Sample]):
             raise InputError(failure)
 
 
-def start_worker(worker: int) -> None:
-    # Ctrl-C, and a scheduler's SIGTERM, reach the whole process group; the main process decides when its workers stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)  # the workers are the parallelism
-
-
 def make_loader(
     dataset: EvalViews,
     sampler: Sampler[tuple[int, int]],
@@ -285,10 +278,9 @@ def make_loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=workers,
+        **worker_options(workers),
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0 if persistent_workers is None else persistent_workers and workers > 0,
-        worker_init_fn=start_worker,
         generator=torch.Generator(),  # else every epoch would draw from the global one
     )

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from cgc.data.boxed_views import ImageViews, ViewSizes, check_size, decode_views, resized, size_batches
 from cgc.data.boxes import BoxedImage
 from cgc.data.decode import UnreadableImage
-from cgc.data.views import start_worker
+from cgc.data.workers import worker_options
 from cgc.engine.transfer import to_device
 from cgc.explainers.stored import MapProblem
 from cgc.metrics.baselines import centre_gaussian_map
@@ -293,8 +293,7 @@ def evaluation_loader(
     return DataLoader(
         dataset,
         batch_sampler=size_batches(dataset.sizes(), batch_size, originals)[share],
-        num_workers=workers,
+        **worker_options(workers),
         collate_fn=_collate,
         pin_memory=pin_memory,
-        worker_init_fn=start_worker,
     )
