@@ -98,7 +98,7 @@ class ImageList:
 
     def order(self, *, seed: int = 0, shuffle: bool = True) -> SeededSampler:
         """The order in which epochs go through the images."""
-        return SeededSampler(len(self), seed=seed, shuffle=shuffle)
+        return SeededSampler(len(self), seed=seed, shuffle=shuffle, content=f"{self.checksum:08x}")
 
     def subset(self, indices: NDArray[np.int64]) -> ImageList:
         """Some of the images, with all the classes."""

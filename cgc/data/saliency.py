@@ -23,10 +23,10 @@ from torch import Tensor
 
 from cgc.data.boxes import BoxedImages
 from cgc.data.decode import UnreadableImage
-from cgc.data.folders import ImageList
+from cgc.data.folders import ImageList, PathTable
 from cgc.data.presets import resize_size
 from cgc.data.saliency_files import NO_FILE, MadeBy, Manifest, find_masks, mask_path, read_grey
-from cgc.data.shards.writer import member_names
+from cgc.data.shards.names import image_names, member_names
 from cgc.data.unlabelled import NO_LABEL
 from cgc.data.views import query_view
 from cgc.errors import InputError
@@ -152,8 +152,9 @@ class MaskFolder:
         listed = manifest.masks
         masks = listed
         if any(images.paths[index] not in listed for index in range(len(images))):
-            # Shards call an image by another suffix than its file (cgc/data/shards/writer.py).
-            masks = {**dict(zip(member_names(list(listed)), listed.values(), strict=True)), **listed}
+            # Shards call an image by another suffix than its file.
+            from_shards = image_names(PathTable(member_names(list(listed))))
+            masks = {from_shards[i]: made for i, made in enumerate(listed.values())} | listed
         for index in range(len(images)):
             path = images.paths[index]
             made = masks.get(path)

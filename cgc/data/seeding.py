@@ -34,10 +34,14 @@ class SeededSampler(Sampler[tuple[int, int]]):
 
     The order of an epoch is a permutation seeded by (seed, epoch), or 0..n-1 without `shuffle`. `start` items
     of the current epoch are skipped, so a run stopped inside an epoch goes on with the batches it had left.
+    `content` says in one word which items they are, where that is known: others would stand in other places.
     """
 
-    def __init__(self, length: int, *, seed: int = 0, shuffle: bool = True, start: int = 0) -> None:
+    def __init__(
+        self, length: int, *, seed: int = 0, shuffle: bool = True, start: int = 0, content: str = ""
+    ) -> None:
         self.length = length
+        self.content = content
         self.seed = seed
         self.shuffle = shuffle
         self.set_epoch(0, start=start)
@@ -54,7 +58,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
     @property
     def described(self) -> str:
         """What the order is one of, beside seed and epoch: a position in it means nothing in another one."""
-        return f"{self.length} images"
+        return f"{self.length} images" + (f" ({self.content})" if self.content else "")
 
     def permutation(self) -> Tensor:
         """(n,) the indices of the current epoch in their order, without regard to `start`."""

@@ -58,18 +58,25 @@ class ShareOfBatches(Sampler[tuple[int, int]]):
 
 
 class BatchPlan(NamedTuple):
-    """What a loader goes through: the order, images per step over all processes, steps of a whole epoch."""
+    """What a loader goes through: the order, images per step over all processes, steps of a whole epoch.
+
+    `described` says of what a position in it is one, beside seed, epoch and batch size.
+    """
 
     order: SeededSampler
     batch_size: int
     steps: int
+    described: str
 
 
 def plan_of(loader: Any) -> BatchPlan:
-    """The plan of a loader whose ``sampler`` is a SeededSampler or a process's share of one."""
+    """A loader's own ``plan``, or that of its ``sampler``: a SeededSampler or a process's share of one."""
+    if isinstance(plan := getattr(loader, "plan", None), BatchPlan):
+        return plan
     sampler, batch_size = loader.sampler, loader.batch_size
     if isinstance(sampler, ShareOfBatches):
-        return BatchPlan(sampler.order, sampler.batch_size, sampler.batches(sampler.order.length))
+        order = sampler.order
+        return BatchPlan(order, sampler.batch_size, sampler.batches(order.length), order.described)
     assert isinstance(sampler, SeededSampler)
     assert batch_size is not None
-    return BatchPlan(sampler, batch_size, -(-sampler.length // batch_size))
+    return BatchPlan(sampler, batch_size, -(-sampler.length // batch_size), sampler.described)

@@ -65,6 +65,10 @@ class StreamSampler(SeededSampler):
         self._passes = passes or SeededSampler(length, seed=seed, shuffle=shuffle)
         super().__init__(length, seed=self._passes.seed, shuffle=self._passes.shuffle)
 
+    @property
+    def described(self) -> str:
+        return self._passes.described
+
     def set_window(self, position: int, items: int) -> None:
         if position < 0 or items < 0 or not self.length:
             raise ValueError(f"no {items} items from {position} in a stream of {self.length} images")
@@ -122,7 +126,8 @@ class PairedLoader:
         if not isinstance(other.order, StreamSampler):
             raise ValueError(f"PairedLoader needs a StreamSampler, got {type(other.order).__name__}")
         self.labelled, self.unlabelled = labelled, unlabelled
-        self.plan, self.stream = plan, other.order
+        beside = f"{plan.described}, and beside each batch {other.batch_size} of {other.described}"
+        self.plan, self.stream = plan._replace(described=beside), other.order
         self.sampler, self.batch_size = labelled.sampler, labelled.batch_size
         self.unlabelled_batch_size = other.batch_size
 
@@ -157,7 +162,8 @@ class PairedLoader:
             raise
 
     def _steps_done(self) -> int:
-        (order, batch_size, steps), start = self.plan, self.plan.order.start
+        order, batch_size, steps, _ = self.plan
+        start = order.start
         if start % batch_size and start != order.length:
             raise ValueError(f"{start} labelled items are no whole number of batches of {batch_size}")
         return order.epoch * steps + min(math.ceil(start / batch_size), steps)

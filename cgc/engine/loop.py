@@ -62,7 +62,7 @@ class Trainer:
         processes: Processes | None = None,
     ) -> None:
         self.step, self.schedule, self.loader = step, schedule, loader
-        self.order, self.batch_size, self.steps_per_epoch = plan_of(loader)
+        self.order, self.batch_size, self.steps_per_epoch, self._described = plan_of(loader)
         self.device, self.options = device, options
         self.folder = folder
         self.recorder: RunRecorder | None = None
@@ -223,7 +223,7 @@ class Trainer:
     def _save(self, *, best: bool) -> None:
         progress = self.progress
         progress.batch_size, progress.seed = self._order
-        progress.order = self.order.described
+        progress.order = self._described
         own, others = random_states(self.processes)
         self._join_unreadable()
         if self.speaks:
@@ -279,9 +279,9 @@ class Trainer:
                 f"the checkpoint lies inside an epoch of batch size {self.progress.batch_size} and seed "
                 f"{self.progress.seed}; continue it with these, not with {self._order[0]} and {self._order[1]}"
             )
-        if self.progress.step and self.progress.order not in ("", self.order.described):
+        if self.progress.step and self.progress.order not in ("", self._described):
             raise InputError(
-                f"the checkpoint lies inside an epoch of {self.progress.order}; here are {self.order.described}"
+                f"the checkpoint lies inside an epoch of {self.progress.order}; here are {self._described}"
             )
         self._advance_schedule()
 

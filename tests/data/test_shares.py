@@ -59,10 +59,11 @@ class _Loader:
 
 def test_a_plan_counts_images_of_all_processes() -> None:
     order = SeededSampler(21)
-    assert plan_of(_Loader(order, 4)) == (order, 4, 6)
+    assert plan_of(_Loader(order, 4)) == (order, 4, 6, "21 images")
     assert plan_of(_Loader(ShareOfBatches(order, 4, 1, 2), 2)) == (
         order,
         4,
         5,
+        "21 images",
     )  # of one image nobody has a part
-    assert plan_of(_Loader(ShareOfBatches(SeededSampler(22), 4, 1, 2), 2))[1:] == (4, 6)
+    assert plan_of(_Loader(ShareOfBatches(SeededSampler(22), 4, 1, 2), 2))[1:3] == (4, 6)

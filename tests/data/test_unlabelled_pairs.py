@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from cgc.data.folders import ImageList, open_split
+from cgc.data.shares import plan_of
 from cgc.data.unlabelled import PairedBatch, PairedLoader, open_unlabelled, unlabelled_order
 from cgc.data.views import EvalViews, Sample, SeededSampler, TrainViews, ViewLoader, make_loader
 from cgc.errors import InputError
@@ -55,6 +57,20 @@ def run(loader: PairedLoader, epochs: int) -> list[list[PairedBatch]]:
         loader.set_epoch(epoch)
         found.append(list(loader))
     return found
+
+
+def test_a_position_is_one_of_both_lists_and_of_the_unlabelled_batch(folder: Path) -> None:
+    """After s steps the stream stands at item s·M: of another list or with another M these are other images."""
+    loader = paired(folder)
+    said = plan_of(loader).described
+    assert plan_of(paired(folder, seed=4)).described == said  # the seed is compared by itself
+    more = open_unlabelled(folder / "more")
+    others = [
+        PairedLoader(loader.labelled, stream(more, UNLABELLED + 1)),
+        PairedLoader(loader.labelled, stream(more.subset(np.arange(1, len(more))), UNLABELLED)),
+        PairedLoader(loader.labelled, stream(more.subset(np.arange(len(more))[::-1]), UNLABELLED)),
+    ]
+    assert len({said, *(plan_of(other).described for other in others)}) == 4
 
 
 def test_a_labelled_batch_has_a_full_unlabelled_one_beside_it(folder: Path) -> None:

@@ -22,6 +22,7 @@ from cgc.data.folders import (
 from cgc.data.shards.cache import CachedFiles, CacheOptions, Unavailable, as_url, default_cache
 from cgc.data.shards.images import WINDOW, ShardFiles, ShardList, kept_samples
 from cgc.data.shards.index import INDEX, MAKING, RECORDS, ShardIndex, read_head, read_index
+from cgc.data.shards.names import image_names
 from cgc.data.shards.scan import scan_folder, shard_paths
 from cgc.data.unlabelled import open_unlabelled
 from cgc.errors import InputError
@@ -131,7 +132,7 @@ def open_shards(
     records, shard_of = index.records, index.shard_of
     crcs = np.ascontiguousarray(records["crc"]) if index.checksums else None
     images = ShardList(
-        index.names,
+        image_names(index.names) if index.made else index.names,
         records["label"].astype(np.int64),
         index.classes,
         files.folder,

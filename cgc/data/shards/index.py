@@ -1,6 +1,7 @@
 """The index of a folder of shards: which samples lie where.
 
-`index.json` names the classes and the shards, with their numbers of samples, sizes and SHA-256; `index.bin` beside it
+`index.json` names the classes and the shards, with their numbers of samples, sizes and SHA-256, and has a SHA-256 of
+itself (an index without one is taken as it is, one that was changed since is not); `index.bin` beside it
 has one record per sample (`RECORD`), shard after shard, then the names of the samples, a zero byte after each. The
 arrays of 1.28 million samples take about 70 MB, and forked workers share them.
 
@@ -80,7 +81,13 @@ def write_index(folder: Path, index: ShardIndex) -> None:
         "shards": [vars(shard) for shard in index.shards],
     }
     write_whole(folder / RECORDS, data)
-    write_whole(folder / INDEX, json.dumps(content, indent=1).encode())
+    write_whole(folder / INDEX, json.dumps({**content, "sha256": _digest_of(content)}, indent=1).encode())
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    """SHA-256 of everything else in an `index.json`, however it is set out."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -164,12 +171,15 @@ def read_head(text: bytes, said: str) -> IndexHead:
     """What an `index.json` says. Raises InputError for anything that is none."""
     try:
         content = json.loads(text)
+        digest = _digest_of(content) if isinstance(content, dict) else ""
     except (ValueError, RecursionError) as error:
         raise InputError(f"{said}: not JSON ({str(error)[:100]})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{said}: not an index of shards")
     if content.get("version") != VERSION:
         raise InputError(f"{said}: version {str(content.get('version'))[:20]}, this program reads {VERSION}")
+    if content.get("sha256", digest) != digest:
+        raise InputError(f"{said}: damaged, or changed since it was written (SHA-256)")
     try:
         return _head(content)
     except (KeyError, TypeError, ValueError) as error:

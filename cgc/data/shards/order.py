@@ -20,7 +20,7 @@ class ShardSampler(SeededSampler):
 
     Args:
         shard_of: (n,) the shard of each sample.
-        content: which samples they are, in one word: shards made anew have the same ones in another order.
+        content: as of `SeededSampler`; shards made anew hold the same samples in another order.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class ShardSampler(SeededSampler):
             shard_of, return_inverse=True
         )  # some shards may have lost all samples
         self.shards = int(self._shard_of.max()) + 1 if len(shard_of) else 0
-        self.window, self.content = window, content
-        super().__init__(len(shard_of), seed=seed, shuffle=shuffle, start=start)
+        self.window = window
+        super().__init__(len(shard_of), seed=seed, shuffle=shuffle, start=start, content=content)
 
     @property
     def described(self) -> str:
-        plain = super().described + (f" of the shards {self.content}" if self.content else "")
+        plain = super().described
         return f"{plain}, {self.window} shards at a time" if 0 < self.window < self.shards else plain
 
     def permutation(self) -> Tensor:

@@ -15,8 +15,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,13 +28,13 @@ from cgc.data.decode import UnreadableImage, decode_data
 from cgc.data.folders import ImageList, PathTable
 from cgc.data.seeding import mix_seed
 from cgc.data.shards.index import INDEX, MAKING, RECORDS, ShardIndex, read_index, write_index, write_whole
+from cgc.data.shards.names import member_names
 from cgc.data.shards.scan import ScannedShard, joined, scan_shard
 from cgc.data.shards.tar import LABEL_SUFFIX
 from cgc.errors import InputError
 
 _ORDER = -3  # of mix_seed: no epoch's
 _OURS = re.compile(r"\.?[A-Za-z0-9_-]+-\d{6}\.tar(\.part)?")
-_ESCAPED_FOLDER, _ESCAPED_STEM = re.compile(r"[%\\\x00-\x1f\x7f]"), re.compile(r"[%.\\\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -206,32 +205,6 @@ class ShardWriter:
     def _save(self) -> None:
         content = {"made": self.made, "shards": self._listed}
         write_whole(self.folder / MAKING, json.dumps(content).encode())
-
-
-def member_names(paths: Sequence[str]) -> list[str]:
-    """Names of images in shards: their paths, with what WebDataset or a line cannot hold as %XX, and `jpg` for JPEG.
-
-    Readers of WebDataset cut a name at the first dot of its last part, so dots in a stem are written as %2E. Where two
-    images of a folder have the same stem, each name gets `%` and its own suffix; no two names are equal.
-    """
-    parts = [os.path.splitext(path) for path in paths]
-    stems = [_escaped(stem) for stem, _ in parts]
-    count = Counter(stems)
-    names = []
-    for stem, (_, suffix) in zip(stems, parts, strict=True):
-        own = stem if count[stem] == 1 else f"{stem}%{suffix[1:]}"
-        kind = suffix[1:].lower()
-        names.append(f"{own}.{'jpg' if kind == 'jpeg' else kind}")
-    return names
-
-
-def _escaped(stem: str) -> str:
-    folder, slash, name = stem.rpartition("/")
-
-    def code(match: re.Match[str]) -> str:
-        return f"%{ord(match[0]):02X}"
-
-    return _ESCAPED_FOLDER.sub(code, folder) + slash + _ESCAPED_STEM.sub(code, name)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

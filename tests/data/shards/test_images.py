@@ -21,7 +21,7 @@ from cgc.data.shards.folders import (
     open_stream,
 )
 from cgc.data.shards.images import ShardList
-from cgc.data.shards.index import INDEX
+from cgc.data.shards.index import INDEX, read_index
 from cgc.data.shares import ShareOfBatches
 from cgc.data.unlabelled import open_unlabelled, unlabelled_order
 from cgc.data.views import EvalViews, TrainViews, make_loader
@@ -72,8 +72,10 @@ def test_names_may_hold_dots_and_clash(tmp_path: Path) -> None:
     images = open_unlabelled(root)
     found = open_stream(write_shards(tmp_path / "out", images, 2), OPTIONS)
     assert contents(found) == contents(images)
-    assert len({found.paths[i] for i in range(len(found))}) == len(names)
-    assert all(Path(found.paths[i]).name.count(".") == 1 for i in range(len(found)))
+    members = read_index(tmp_path / "out").names
+    assert all(Path(members[i]).name.count(".") == 1 for i in range(len(names)))
+    expected = {f"d.o.t/{name}" for name in [*names[:-2], "y.jpg", "z%0Az.png"]}
+    assert {found.paths[i] for i in range(len(found))} == expected
     assert found.classes == ()
 
 

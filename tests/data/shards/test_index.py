@@ -22,7 +22,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _change(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """As somebody does who also leaves out what would tell."""
     content = json.loads((folder / INDEX).read_text())
+    del content["sha256"]
     change(content)
     (folder / INDEX).write_text(json.dumps(content))
 
@@ -43,6 +45,18 @@ def test_written_and_read_again(folder: Path, tmp_path: Path) -> None:
     assert (again.records == index.records).all()
     assert [again.names[i] for i in range(8)] == [index.names[i] for i in range(8)]
     assert index.shard_of.tolist() == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize(("old", "new"), [("ant", "any"), ('"made": "', '"made": "0'), ("true", "false")])
+def test_a_changed_head_is_refused(folder: Path, old: str, new: str) -> None:
+    """A class of another name would be noticed by nothing else."""
+    text = (folder / INDEX).read_text()
+    assert old in text
+    (folder / INDEX).write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match="changed since it was written"):
+        read_index(folder)
+    (folder / INDEX).write_text(json.dumps(json.loads(text), indent=7, sort_keys=True))  # set out otherwise
+    read_index(folder)
 
 
 @pytest.mark.parametrize(

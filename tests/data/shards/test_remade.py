@@ -8,17 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cgc.data.decode import UnreadableImage
-from cgc.data.folders import ImageList
+from cgc.data.folders import ImageList, PathTable
 from cgc.data.saliency_files import MadeBy
 from cgc.data.shards import cache as cache_module
 from cgc.data.shards import network
 from cgc.data.shards.cache import CachedFiles, CacheOptions, Unavailable
 from cgc.data.shards.folders import ShardOptions, open_shards
 from cgc.data.shards.index import MAKING
+from cgc.data.shards.names import image_names
 from cgc.data.shards.network import Failed, one_line
+from cgc.data.shards.tar import is_safe
 from cgc.data.shards.writer import ShardWriter
 from cgc.errors import InputError
 from tests.data.saliency_fixture import RESIZE, SIZE, filled_by, opened
@@ -179,6 +182,30 @@ def test_masks_made_for_other_spellings_of_a_suffix(tmp_path: Path, images: Imag
         masks = opened(folder, each)
         assert masks.notes == []
         assert masks.made_by == made
+
+
+def test_masks_of_names_that_shards_write_otherwise(tmp_path: Path, images: ImageList) -> None:
+    """Dots and percent signs in a stem, and two images of one stem, are other members' names; masks are found all the
+    same."""
+    names = [f"ant/{name}" for name in ("a.b.png", "a%2Eb.png", "a%.png", "c.jpg", "c.png", "d%png.jpg")]
+    listed = replace(
+        images, paths=PathTable(names), labels=np.zeros(len(names), dtype=np.int64), root=tmp_path / "named"
+    )
+    for index, name in enumerate(names):
+        path = tmp_path / "named" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.read(index))
+    found = open_shards(write_shards(tmp_path / "out" / "train", listed, 2), ShardOptions())
+    assert sorted(found.paths[i] for i in range(len(found))) == sorted(names)
+    folder = filled_by(MadeBy("u2netp", "0" * 16, "query", SIZE, RESIZE), listed, tmp_path / "saliency")
+    assert opened(folder, found).notes == []
+
+
+@pytest.mark.parametrize("member", ["%2E%2E/a.jpg", "a/%2E%2E", "%2E%2E"])
+def test_a_name_does_not_become_one_that_leads_out(member: str) -> None:
+    table = image_names(PathTable([member, "b%25.jpg"]))
+    assert is_safe(table[0])
+    assert table[1] == "b%.jpg"
 
 
 def test_an_order_says_which_samples_it_is_of(tmp_path: Path, images: ImageList) -> None:
