@@ -13,6 +13,7 @@ import http.client
 import os
 import re
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -20,7 +21,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cgc.data.shards.network import Failed, Stalled, faults, one_line, opened
 from cgc.errors import InputError
@@ -77,6 +78,7 @@ class CachedFiles:
                 f"{parts.hostname or url}: a URL of shards is http(s)://HOST/…, without a password"
             )
         self.options, self._query = options, parts.query
+        self._own_locks: dict[int, threading.Lock] = {}
         self._silent = 0  # files in a row that this process lost to a silent server
         self.url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
@@ -96,7 +98,7 @@ class CachedFiles:
                 os.utime(target)
                 return target
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self._hidden(kept, "lock")):
+            with self._own_lock(), _locked(self._hidden(kept, "lock")):
                 if self._is_there(target, size):  # another process was faster
                     return target
                 self._check_failure(kept)
@@ -113,11 +115,21 @@ class CachedFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
             for note in self.folder.glob(".*.failed"):
                 note.unlink(missing_ok=True)
-            with _locked(self._hidden(name, "lock")):
+            with self._own_lock(), _locked(self._hidden(name, "lock")):
                 self._fetch(name, target, None, "")
                 return target.read_bytes()
         except OSError as error:
             raise InputError(f"the cache {self.options.folder}: {error.strerror or error}") from error
+
+    def _own_lock(self) -> threading.Lock:
+        """One thread of this process at a time: a lock on a file keeps out only other processes.
+
+        A forked process has one of its own, since nobody would ever release a copy of one that was held.
+        """
+        return self._own_locks.setdefault(os.getpid(), threading.Lock())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_own_locks": {}}
 
     @property
     def _timeout(self) -> float:

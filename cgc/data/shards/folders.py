@@ -19,6 +19,7 @@ from cgc.data.folders import (
     open_split,
     split_names,
 )
+from cgc.data.shards.ahead import AHEAD
 from cgc.data.shards.cache import CachedFiles, CacheOptions, Unavailable, as_url, default_cache
 from cgc.data.shards.images import WINDOW, ShardFiles, ShardList, kept_samples
 from cgc.data.shards.index import INDEX, MAKING, RECORDS, ShardIndex, read_head, read_index
@@ -189,7 +190,11 @@ def _behind_url(url: str, options: ShardOptions) -> tuple[ShardIndex, ShardFiles
             f"{error}; shards without an index are indexed where they lie, by make-shards --index"
         ) from error
     sizes = sorted(shard.bytes for shard in head.shards)
-    needed = sum(sizes[-options.window - 1 :] if options.window else sizes) + head.records_bytes
+
+    def together(shards: int) -> int:
+        return sum(sizes[-shards:] if options.window else sizes) + head.records_bytes
+
+    needed = together(options.window + 1)
     if needed > options.cache.bytes:
         raise InputError(
             f"{said}: {needed / 1e9:.1f} GB of shards are needed at a time, the cache holds "
@@ -200,4 +205,5 @@ def _behind_url(url: str, options: ShardOptions) -> tuple[ShardIndex, ShardFiles
     except Unavailable as error:
         raise InputError(str(error)) from error
     index = head.with_records(data, f"{said}/{RECORDS}")
-    return index, ShardFiles(index.shards, cache.folder, cache), []
+    ahead = [n for n in range(AHEAD + 1) if together(options.window + 1 + n) <= options.cache.bytes]
+    return index, ShardFiles(index.shards, cache.folder, cache, ahead[-1]), []

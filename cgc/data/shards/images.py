@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cgc.data.decode import UnreadableImage
 from cgc.data.folders import ImageList
+from cgc.data.shards.ahead import AHEAD, Ahead
 from cgc.data.shards.cache import CachedFiles, Unavailable
 from cgc.data.shards.index import Shard
 from cgc.data.shards.order import ShardSampler
@@ -33,17 +34,32 @@ class ShardFiles:
     """The shards of one folder, or of one URL, opened as they are needed; a bounded number stays open in each process.
 
     Positions in a file are given with each read, so that files inherited by forked workers are theirs as well.
+    ``ahead``: how many shards the cache has room for beside those that are open.
     """
 
-    def __init__(self, shards: Sequence[Shard], folder: Path, cache: CachedFiles | None = None) -> None:
-        self.shards, self.folder, self.cache = tuple(shards), folder, cache
+    def __init__(
+        self, shards: Sequence[Shard], folder: Path, cache: CachedFiles | None = None, ahead: int = AHEAD
+    ) -> None:
+        self.shards, self.folder, self.cache, self.ahead = tuple(shards), folder, cache, ahead
         self._open: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._fetcher: Ahead | None = None
+
+    def fetch_ahead(self, shards: Sequence[int]) -> None:
+        """Have these come into the cache in the background, in this order, and no others any more."""
+        if self._fetcher is None:
+            self._fetcher = Ahead(self._fetched)
+        self._fetcher.want(shards[: self.ahead])
+
+    def _fetched(self, number: int) -> Path:
+        assert self.cache is not None
+        shard = self.shards[number]
+        return self.cache.path(shard.name, shard.bytes, shard.sha256)
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """Bytes of a shard, fewer where it ends before. Raises Unavailable: the whole shard cannot be had."""
         file = self._open.get(shard)
         if file is None:
-            file = self._open[shard] = self._opened(self.shards[shard])
+            file = self._open[shard] = self._opened(shard)
             if len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         else:
@@ -53,11 +69,9 @@ class ShardFiles:
         except OSError as error:
             raise Unavailable(f"{self.folder / self.shards[shard].name}: {error.strerror}") from error
 
-    def _opened(self, shard: Shard) -> BinaryIO:
+    def _opened(self, shard: int) -> BinaryIO:
         for _ in range(3):  # another process may remove it from the cache before it is open
-            path = self.folder / shard.name
-            if self.cache is not None:
-                path = self.cache.path(shard.name, shard.bytes, shard.sha256)
+            path = self.folder / self.shards[shard].name if self.cache is None else self._fetched(shard)
             try:
                 return path.open("rb", buffering=0)
             except OSError as error:
@@ -65,7 +79,7 @@ class ShardFiles:
         raise Unavailable(f"{path}: {reason}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_open": OrderedDict()}
+        return {**vars(self), "_open": OrderedDict(), "_fetcher": None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +137,12 @@ class ShardList(ImageList):
         """An order with few shards open at a time."""
         shard_of = torch.from_numpy(self.shard_of.astype(np.int64))
         return ShardSampler(
-            shard_of, window=self.window, seed=seed, shuffle=shuffle, content=f"{self.checksum:08x}"
+            shard_of,
+            window=self.window,
+            seed=seed,
+            shuffle=shuffle,
+            content=f"{self.checksum:08x}",
+            ahead=self.files.fetch_ahead if self.remote else None,
         )
 
     def subset(self, indices: NDArray[np.int64]) -> ShardList:

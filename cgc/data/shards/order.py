@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
 from cgc.data.seeding import SeededSampler, mix_seed
+from cgc.data.shards.ahead import AHEAD
 
 
 class ShardSampler(SeededSampler):
@@ -20,6 +23,7 @@ class ShardSampler(SeededSampler):
 
     Args:
         shard_of: (n,) the shard of each sample.
+        ahead: called, whenever the order comes to another shard, with the numbers of those that come next.
         content: as of `SeededSampler`; shards made anew hold the same samples in another order.
     """
 
@@ -32,20 +36,37 @@ class ShardSampler(SeededSampler):
         shuffle: bool = True,
         start: int = 0,
         content: str = "",
+        ahead: Callable[[list[int]], None] | None = None,
     ) -> None:
         if window < 0:
             raise ValueError(f"a window of {window} shards")
-        _, self._shard_of = torch.unique(
-            shard_of, return_inverse=True
-        )  # some shards may have lost all samples
+        # Some shards may have lost all samples.
+        self._numbers, self._shard_of = torch.unique(shard_of, return_inverse=True)
         self.shards = int(self._shard_of.max()) + 1 if len(shard_of) else 0
-        self.window = window
+        self.window, self.ahead = window, ahead
         super().__init__(len(shard_of), seed=seed, shuffle=shuffle, start=start, content=content)
 
     @property
     def described(self) -> str:
         plain = super().described
         return f"{plain}, {self.window} shards at a time" if 0 < self.window < self.shards else plain
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        items = super().__iter__()
+        return items if self.ahead is None else self._announcing(items, self.ahead)
+
+    def _announcing(
+        self, items: Iterator[tuple[int, int]], ahead: Callable[[list[int]], None]
+    ) -> Iterator[tuple[int, int]]:
+        shards = self._shard_of[self.permutation()[self.start :]].tolist()
+        places = {shard: place for place, shard in enumerate(dict.fromkeys(shards))}
+        numbers = self._numbers[list(places)].tolist()
+        reached = -1
+        for item, shard in zip(items, shards, strict=True):
+            if places[shard] > reached:
+                reached = places[shard]
+                ahead(numbers[reached + 1 : reached + 1 + AHEAD])
+            yield item
 
     def permutation(self) -> Tensor:
         """(n,) the samples of the current epoch in their order, without regard to `start`."""

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,44 @@ def test_what_was_used_longest_ago_makes_room(
     assert len(_cached(small)) == 2
     with pytest.raises(InputError, match="a larger cache, or a smaller window"):
         open_shards(f"{server.url}/train", replace(small, window=0))
+
+
+@pytest.mark.parametrize(("room", "expected"), [(9, 2), (3, 1), (2, 0)])
+def test_the_next_shards_come_before_they_are_needed(
+    server: Server, patient: ShardOptions, room: int, expected: int
+) -> None:
+    """Two, or as many as the cache has room for beside those that are open."""
+    shards = open_shards(f"{server.url}/train", patient).files.shards
+    size = room * max(shard.bytes for shard in shards) + 4000  # the records lie there as well
+    options = replace(patient, window=1, cache=replace(patient.cache, bytes=size))
+    order = open_shards(f"{server.url}/train", options).order(seed=1)
+    shard_of = [order._shard_of[index].item() for index, _ in order]
+    _wait_for_threads()
+    for path in patient.cache.folder.rglob("*.tar"):
+        path.unlink()
+    server.asked.clear()
+    next(iter(order))
+    _wait_for_threads()
+    following = list(dict.fromkeys(shard_of))[1:]
+    assert _cached(options) == sorted(shards[k].name for k in following[:expected])
+
+
+def test_shards_that_cannot_be_had_ahead_are_reported_by_who_needs_them(
+    server: Server, patient: ShardOptions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = open_shards(f"{server.url}/train", patient)
+    server.faults = {shard.name: ["500"] * 9 for shard in found.files.shards[1:]}
+    next(iter(found.order(shuffle=False)))
+    _wait_for_threads()
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(UnreadableImage, match="500"):
+        found.read(4)
+
+
+def _wait_for_threads() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "shards ahead":
+            thread.join(timeout=30)
 
 
 def test_several_readers_fetch_a_shard_once(server: Server, patient: ShardOptions) -> None:

@@ -86,6 +86,23 @@ def test_without_shuffling_shards_are_read_one_after_the_other() -> None:
     assert _indices(ShardSampler(_shard_of([3, 4, 5]), window=2, shuffle=False)) == list(range(12))
 
 
+@pytest.mark.parametrize("start", [0, 7, 17])
+def test_what_comes_next_is_announced(start: int) -> None:
+    """Whenever a shard is first met, the two after it in the order of first use; by their own numbers."""
+    shard_of = torch.tensor([0] * 3 + [3] * 3 + [4] * 6 + [9] * 6)
+    told: list[tuple[int, list[int]]] = []
+    taken: list[int] = []
+    sampler = ShardSampler(
+        shard_of, window=2, seed=3, start=start, ahead=lambda shards: told.append((len(taken), shards))
+    )
+    for index, _ in sampler:
+        taken.append(index)
+    assert taken == _indices(ShardSampler(shard_of, window=2, seed=3, start=start))
+    shards = shard_of[taken].tolist()
+    firsts = list(dict.fromkeys(shards))
+    assert told == [(shards.index(shard), firsts[k + 1 : k + 3]) for k, shard in enumerate(firsts)]
+
+
 def test_shards_that_lost_all_samples_do_not_count() -> None:
     shard_of = torch.tensor([0] * 6 + [3] * 6 + [9] * 6)
     order = _indices(ShardSampler(shard_of, window=2))
