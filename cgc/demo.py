@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cgc.commands import train
+from cgc.commands import report, train
 from cgc.commands.options import Parser, non_negative_int, positive_int, run_command
 from cgc.data.boxes import BoxedImages, open_boxes
 from cgc.data.decode import decode_rgb
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     outcomes = {}
     for method, chosen in METHODS.items():
         print(f"training {method} for {options.epochs} epochs …", flush=True)
-        folder = runs / method.replace(" ", "-")
+        folder = runs / _folder(method)
         arguments = [str(data), *_RECIPE, *chosen, "--epochs", str(options.epochs)]
         arguments += ["--seed", str(options.seed), "--save_dir", str(folder)]
         arguments += ["--device", options.device] if options.device else []
@@ -96,13 +96,44 @@ def run(options: argparse.Namespace) -> int:
     draw(found, shown, outcomes, picture)
     (options.out / "table.txt").write_text(text + "\n", encoding="utf-8")
     write_json(options.out / "result.json", {m: _figures(o) for m, o in outcomes.items()})
-    print(f"\n{text}\n\npicture: {picture}")
+    page = write_report(data, runs, options)
+    print(f"\n{text}\n\npicture: {picture}\nreport, for a browser: {page}")
     return 0
+
+
+def write_report(data: Path, runs: Path, options: argparse.Namespace) -> Path:
+    """What the table was made of, to look through: every held-out image under the three models."""
+    page: Path = options.out / "report.html"
+    checkpoints = [str(_checkpoint(runs / _folder(method), options.epochs)) for method in METHODS]
+    words = [
+        *checkpoints,
+        "--names",
+        *METHODS,
+        "--data",
+        str(data / "eval"),
+        "--classes",
+        str(data / "train"),
+    ]
+    words += ["--input_resize", str(SIZE), "-b", "50", "-j", "0", "--out", str(page)]
+    words += ["--title", "Demonstration: where three models look"]
+    words += ["--device", options.device] if options.device else []
+    status = report.main(words)
+    if status:
+        raise RunError(f"the report ended with status {status}")
+    return page
+
+
+def _folder(method: str) -> str:
+    return method.replace(" ", "-")
+
+
+def _checkpoint(run_folder: Path, epochs: int) -> Path:
+    return run_folder / f"checkpoint_{epochs:03d}.pth.tar"
 
 
 def score(found: BoxedImages, run_folder: Path, epochs: int, shown: Sequence[int]) -> Outcome:
     """Score the last checkpoint on the held-out images, keeping the maps of those to be shown."""
-    model = load_model(None, run_folder / f"checkpoint_{epochs:03d}.pth.tar", len(found.classes))
+    model = load_model(None, _checkpoint(run_folder, epochs), len(found.classes))
     kept: dict[int, Tensor] = {}
 
     def keep(rows: Sequence[Row], maps: Sequence[Tensor]) -> None:

@@ -7,18 +7,26 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
+def slow(script: str, promised: tuple[str, ...]) -> Any:
+    """Run by `make test-all` only: several processes, or many seconds."""
+    return pytest.param(script, promised, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("script", "promised"),
     [
         ("loss.py", ("N 8", "over copying:", "as published", "goal: at least 80", "N 4")),
-        ("evaluate.py", ("CH, PG, SPG and top-1", "insertion AUC", "bare forwards", "95 % interval")),
-        ("methods.py", ("GC over two passes:", "SGC over CGC:", "energy over baseline:", "95 % interval")),
+        slow("evaluate.py", ("CH, PG, SPG and top-1", "insertion AUC", "bare forwards", "95 % interval")),
+        slow(
+            "methods.py", ("GC over two passes:", "SGC over CGC:", "energy over baseline:", "95 % interval")
+        ),
         (
             "step.py",
             (
@@ -35,16 +43,8 @@ ROOT = Path(__file__).parents[1]
                 "goal: at least 1.2",
             ),
         ),
-        pytest.param(
-            "memory.py",
-            ("batch 4", "fresh process", "CGC over cross-entropy:", "goal: at most 1.05"),
-            marks=pytest.mark.slow,  # three processes
-        ),
-        pytest.param(
-            "scaling.py",
-            ("gloo", "2 x local", "2 x gathered", "all-reduce", "MB per step", "cores"),
-            marks=pytest.mark.slow,  # three processes
-        ),
+        slow("memory.py", ("batch 4", "fresh process", "CGC over cross-entropy:", "goal: at most 1.05")),
+        slow("scaling.py", ("gloo", "2 x local", "2 x gathered", "all-reduce", "MB per step", "cores")),
         (
             "cost_model.py",
             (

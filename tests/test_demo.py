@@ -84,3 +84,11 @@ def test_a_folder_with_something_else_is_left_alone(
     assert demo.main(["--out", str(tmp_path)]) == 2
     assert str(tmp_path / "data") in capsys.readouterr().err
     assert (tmp_path / "data" / "thesis.txt").read_text() == "precious"
+
+
+def test_the_report_shows_the_numbers_of_the_table(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    figures = json.loads((folder / "result.json").read_text())
+    for method in demo.METHODS:
+        assert f">{method}<" in page
+        assert f"{100 * figures[method]['ch']:.1f}" in page

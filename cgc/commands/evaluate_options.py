@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from cgc.commands.config import add_config, apply_config, config_of
 from cgc.commands.evaluate_presets import PRESETS, Preset, Weighting
 from cgc.commands.options import (
     Parser,
@@ -20,6 +21,7 @@ from cgc.commands.options import (
 from cgc.data.boxes import BOXED_DATASETS
 from cgc.data.specs import DATASETS
 from cgc.engine.runtime import Precision
+from cgc.errors import InputError
 from cgc.evaluation.options import METRICS, Baseline
 from cgc.explainers import EXPLAINERS
 from cgc.metrics.pointing_game import EVALUATED_SIDE, SMALL_SIDE, TOLERANCE
@@ -89,7 +91,14 @@ def metric_list(text: str) -> tuple[str, ...]:
 def parse(argv: Sequence[str] | None, preset: Preset) -> Options:
     """The options of one command; a wrong command line ends the program with status 2."""
     parser = build_parser(preset)
+    try:
+        path, content = config_of(argv)
+        if path is not None:
+            apply_config(parser, path, _settings(content), apart=_APART)
+    except InputError as error:
+        parser.error(str(error))
     given = vars(parser.parse_args(argv))
+    del given["config"]
     inputs: list[Path] = given.pop("inputs")
     resume: Path | None = given.pop("resume")
     named: Path | None = given.pop("named_data", None)
@@ -104,6 +113,18 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> Options:
         parser.error(f"two checkpoints: {inputs[0]} and --resume {resume}")
     checkpoint = inputs[0] if len(inputs) == 2 else resume
     return Options(data=inputs[-1], checkpoint=checkpoint, **given)
+
+
+# What a summary's settings have beside the options, and what an evaluation leaves behind.
+_APART = ("torch", "device", "out", "save_maps", "save_overlays")
+
+
+def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a summary, or any options."""
+    settings = content.get("settings", content)
+    settings = dict(settings) if isinstance(settings, dict) else {"settings": settings}
+    inputs = [settings.pop("checkpoint", None), settings.pop("data", None)]
+    return settings | {"inputs": [each for each in inputs if each is not None] or None}
 
 
 def build_parser(preset: Preset) -> argparse.ArgumentParser:
@@ -218,6 +239,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     add("-g", "--num-gpus", type=non_negative_int, metavar="N", help=gpus)
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision (off)")
     add("--seed", type=seed, default=0, help="of random maps, drawn points, masks and intervals (0)")
+    add_config(group, "the summary of an earlier evaluation")
     add("--out", type=Path, metavar="FILE.json", help="summary; one CSV row per image beside it")
     add("--save-maps", type=Path, metavar="DIR", help="write every map, one .npz per image")
     overlays = "PNGs of N images, evenly spread"

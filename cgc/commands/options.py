@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
+import cgc
 from cgc.data.workers import end_workers
 from cgc.errors import InputError, RunError
 
@@ -63,14 +64,19 @@ def fraction(text: str) -> float:
 
 
 def percentage(text: str) -> Fraction:
-    """The number as it is written: 0.1 as a float would round some halves down."""
-    if not 0 < float(text) <= 100:
+    """The number as it is written: 0.1 as a float would round some halves down. Also a quotient, as it is recorded."""
+    above, _, below = text.partition("/")
+    if float(below or 1) == 0 or not 0 < float(above) / float(below or 1) <= 100:
         raise argparse.ArgumentTypeError(f"{text} does not lie above 0 and up to 100")
     return Fraction(text)
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other error, and ends with status 2."""
+    """Says what is wrong in one line, as every other error, and ends with status 2. Has ``--version``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_argument("--version", action="version", version=f"cgc {cgc.__version__}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} ({self.prog} --help lists the options)\n")

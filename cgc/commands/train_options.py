@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from cgc.commands.config import apply_config, config_of
 from cgc.commands.train_parser import build_parser
-from cgc.commands.train_presets import WEIGHTS, MethodName, Preset
+from cgc.commands.train_presets import PRESETS, WEIGHTS, MethodName, Preset
 from cgc.data.views import Decoder
 from cgc.engine.optim import Schedule
 from cgc.engine.runtime import Precision
+from cgc.errors import InputError
 from cgc.losses.cgc import Anchor
 
 
@@ -81,11 +83,27 @@ class TrainOptions:
     shard_cache: Path | None
     shard_cache_gb: float
     shard_timeout: float
+    program: str
+
+
+# What `args.json` has beside the options, and where that run went.
+_NO_OPTIONS = {"classes", "command", "masks", "multi_label", "other_head", "program", "versions"}
+_APART = _NO_OPTIONS | {"save_dir", "log_dir", "evaluate"}
 
 
 def parse(argv: Sequence[str] | None, preset: Preset) -> TrainOptions:
-    """The options of a command line (default: the process's own)."""
-    arguments = build_parser(preset).parse_args(argv)
+    """The options of a command line (default: the process's own), and of the file that its ``--config`` names."""
+    parser = build_parser(preset)
+    try:
+        path, content = config_of(argv)
+        if path is not None:
+            preset = _preset_of(content, preset, path)
+            parser = build_parser(preset)
+            apply_config(parser, path, content, apart=_APART | _own_checkpoint(content))
+    except InputError as error:
+        parser.error(str(error))
+    arguments = parser.parse_args(argv)
+    del arguments.config
     if arguments.weight is None:
         arguments.weight = WEIGHTS[arguments.method]
         arguments.weight *= arguments.image_size**2 if arguments.method == "l2" else 1
@@ -94,4 +112,20 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> TrainOptions:
     arguments.decay_epochs = arguments.decay_epochs or list(preset.decay_epochs)
     if arguments.unlabelled is None and preset.unlabelled:
         arguments.unlabelled = arguments.data / "unlabeled"
-    return TrainOptions(**vars(arguments), other_head=preset.other_head, multi_label=preset.multi_label)
+    return TrainOptions(
+        **vars(arguments), other_head=preset.other_head, multi_label=preset.multi_label, program=preset.prog
+    )
+
+
+def _preset_of(content: Mapping[str, Any], preset: Preset, path: Path) -> Preset:
+    """That of the run which the file is of: any, if the program at hand is the general one."""
+    made = next((p for p in PRESETS.values() if p.prog == content.get("program")), preset)
+    if made is not preset and preset is not PRESETS["cgc"]:
+        raise InputError(f"{path}: of {made.prog}, not of {preset.prog}")
+    return made
+
+
+def _own_checkpoint(content: Mapping[str, Any]) -> set[str]:
+    """A run that was continued started without the checkpoint in its own folder."""
+    resume, folder = content.get("resume"), content.get("save_dir")
+    return {"resume"} if resume and folder and Path(str(resume)).parent == Path(str(folder)) else set()

@@ -6,6 +6,7 @@ import argparse
 from fractions import Fraction
 from pathlib import Path
 
+from cgc.commands.config import add_config
 from cgc.commands.options import (
     Parser,
     add_data_options,
@@ -87,6 +88,7 @@ def _add_training(group: argparse._ArgumentGroup, preset: Preset) -> None:
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
+    add_config(group, "a run's args.json")
     group.add_argument("-p", "--print-freq", type=positive_int, default=10, help="steps between reports (10)")
     group.add_argument("--resume", type=Path, help="checkpoint to continue from")
     group.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -49,6 +50,7 @@ _MAY_CHANGE = _PLACES | {
     "device",
     "gpu",
     "dist_backend",
+    "program",
 }
 
 
@@ -160,7 +162,12 @@ class TrainingRun:
         return RunRecorder(
             save_dir,
             options.log_dir or save_dir / "tensorboard",
-            {**self._plain_options(), "arch": self.arch, "classes": list(self.classes)},
+            {
+                **self._plain_options(),
+                "arch": self.arch,
+                "classes": list(self.classes),
+                "command": shlex.join(sys.argv),
+            },
             first_epoch=first_epoch,
             panels=self._panels,
         )

@@ -29,6 +29,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_rows_of_one(tmp_path):
     data = tmp_path / "data"
     (data / "annotation").mkdir(parents=True)

@@ -257,6 +257,7 @@ def test_bad_input_is_refused_in_one_line(
         make(data, "--out", out, "--samples", 0)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_command(data: Path, tmp_path: Path) -> None:
     """No process is left behind that would go on writing."""
     arguments = ["make-shards", str(data), "--out", str(tmp_path / "out"), "--samples", "1", "-j", "1"]

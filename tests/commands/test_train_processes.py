@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,12 +62,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+FIXED = "-a resnet_tiny --image-size 32 -j 0 -b 4 --epochs 2 -p 2 --device cpu --lr 0.01"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
+
+
 def run(place: Path, processes: int, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    fixed = "-a resnet_tiny --image-size 32 -j 0 -b 4 --epochs 2 -p 2 --device cpu --lr 0.01"
     data = [] if words and isinstance(words[0], Path) else ["data"]
-    command = [str(place / "train.py"), *data, *fixed.split(), *map(str, words)]
+    command = [str(place / "train.py"), *data, *FIXED.split(), *map(str, words)]
     if processes > 1:
-        command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *command]
+        command = [*TORCHRUN, f"--nproc_per_node={processes}", *command]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [sys.executable, *command], cwd=place, env=variables, capture_output=True, text=True, timeout=400
@@ -112,6 +118,7 @@ def test_local_negatives_are_another_run(place: Path, one: Path) -> None:
     assert float(local["train_consistency"]) < float(gathered["train_consistency"]) - 0.1
 
 
+@pytest.mark.slow
 def test_one_process_asked_to_stop_stops_both_and_any_number_continues(place: Path, one: Path) -> None:
     stopped = run(place, 2, "--save_dir", "stopped", AT="5", DO="stop")
     assert stopped.returncode != 0
@@ -132,6 +139,49 @@ def test_a_process_that_dies_ends_the_others_with_a_message(place: Path) -> None
     continued = run(place, 2, "--save_dir", "died", "--resume", "died/checkpoint_001.pth.tar")
     assert continued.returncode == 0, continued.stderr
     assert checkpoint(place / "died" / "checkpoint_002.pth.tar")["epoch"] == 2
+
+
+@pytest.mark.slow
+def test_accumulated_steps_are_those_of_one_process(place: Path) -> None:
+    """Where no image meets another in the loss: parts of two processes are cut from other images than one's."""
+    alone = ("--method", "l2", "--map-floor", "0", "--lambda", "1")
+    for processes, more in ((1, ()), (2, ("--accumulate", "2"))):
+        done = run(place, processes, *alone, *more, "--save_dir", f"sum{processes}")
+        assert done.returncode == 0, done.stderr
+    same_run(place / "sum1", place / "sum2")
+
+
+@pytest.mark.slow
+def test_strict_ends_all_processes_with_one_name(place: Path) -> None:
+    strict = place / "strict"
+    shutil.copytree(place / "data", strict)
+    (strict / "train" / "cow" / "0.png").write_bytes(b"no image")
+    refused = run(place, 2, strict, "--save_dir", "strictly", "--strict")
+    assert refused.returncode != 0
+    assert refused.stderr.count("unreadable image (--strict): ") == 1
+    assert "train/cow/0.png" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_to_torchrun_reaches_the_run(place: Path, one: Path) -> None:
+    """A scheduler may tell the launcher alone."""
+    words = ["data", *FIXED.split(), "--epochs", "60", "--save_dir", "told"]
+    command = [sys.executable, *TORCHRUN, "--nproc_per_node=2", str(place / "train.py"), *words]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=place, env=variables, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (place / "told" / "metrics.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        said = process.communicate(timeout=120)[1]
+    assert "SIGTERM: finishing" in said
+    path = re.findall(r"--resume (\S+)", said)[-1]
+    epochs = checkpoint(place / path)["epoch"] + 1
+    continued = run(place, 2, "--save_dir", "told", "--resume", path, "--epochs", str(epochs))
+    assert continued.returncode == 0, continued.stderr
+    assert len(rows(place / "told")) == epochs
 
 
 @pytest.mark.slow

@@ -212,7 +212,7 @@ def test_a_head_of_another_size_is_replaced_on_request(
     assert [row["epoch"] for row in rows(tmp_path / "run")] == ["1"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_stopped_from_outside(number: signal.Signals, training_data: Path, tmp_path: Path) -> None:
     """A process of its own, stopped by a signal: 128 + its number, and the rest of the run as if nothing had been."""
     command = [sys.executable, "train_eval_cgc.py", str(training_data), "-a", "mobilenet_v2"]
