@@ -15,19 +15,9 @@ from cgc.data.boxes import BoxedImages
 from cgc.evaluation.options import LOCALISATION, MAPS, PERTURBATION
 from cgc.evaluation.rows import Estimate, Row, Summary
 from cgc.metrics.pointing_game import EVALUATED_SIDE, SMALL_SIDE, TOLERANCE
-from cgc.report.text import aligned
+from cgc.report.comparison import LESS_IS_BETTER
+from cgc.report.text import TITLES, aligned
 
-_TITLES = {
-    "ch": "Content Heatmap",
-    "pg": "Pointing Game",
-    "spg": "Stochastic PG",
-    "insertion": "insertion AUC",
-    "deletion": "deletion AUC (less is better)",
-    "consistency": "consistency loss (less is better)",
-    "cosine": "cosine of the views' maps",
-    "top1": "top-1",
-    "top5": "top-5",
-}
 _ORDER = ("top1", "top5", *LOCALISATION, *PERTURBATION, "consistency", "cosine")
 _MAP_TITLES = ("uniform", "centre-Gaussian", "random")
 _MULTI_LABEL = {"class_": "mean over classes", "overall_": "overall"}
@@ -79,7 +69,8 @@ def table(summary: Summary) -> str:
 
 
 def _title(metric: str) -> str:
-    return _TITLES[metric] + (" (not in %)" if metric == "consistency" else "")
+    less = " (less is better)" if metric in LESS_IS_BETTER else ""
+    return TITLES[metric] + less + (" (not in %)" if metric == "consistency" else "")
 
 
 def _cell(estimate: Estimate | None, scale: float) -> str:

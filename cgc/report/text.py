@@ -1,8 +1,20 @@
-"""Tables for a terminal."""
+"""What scores are called, and tables for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+TITLES: Mapping[str, str] = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "ch": "Content Heatmap",
+    "pg": "Pointing Game",
+    "spg": "Stochastic PG",
+    "insertion": "insertion AUC",
+    "deletion": "deletion AUC",
+    "consistency": "consistency loss",
+    "cosine": "cosine of the views' maps",
+}
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -15,18 +15,11 @@ from torch import Tensor
 
 from cgc.errors import InputError
 from cgc.report.score_files import Key, ScoreFile
+from cgc.report.text import TITLES
 
+_SHOWN = ("top1", "ch", "pg", "spg", "insertion", "deletion", "cosine", "consistency")
 # Every score that a report shows, in this order: its key in the summary, its column among the rows, its title.
-SCORES = (
-    ("top1", "correct", "top-1"),
-    ("ch", "ch", "Content Heatmap"),
-    ("pg", "pg", "Pointing Game"),
-    ("spg", "spg", "Stochastic PG"),
-    ("insertion", "insertion", "insertion AUC"),
-    ("deletion", "deletion", "deletion AUC"),
-    ("cosine", "cosine", "cosine of the views' maps"),
-    ("consistency", "consistency", "consistency loss"),
-)
+SCORES = tuple((name, "correct" if name == "top1" else name, TITLES[name]) for name in _SHOWN)
 TRIVIAL = (("uniform", "uniform"), ("gaussian", "centre Gaussian"), ("random", "random"))
 
 

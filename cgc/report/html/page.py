@@ -16,6 +16,7 @@ from cgc.report.html.charts import class_chart, curve_charts, legend
 from cgc.report.html.content import Card, Model
 from cgc.report.html.gallery import card_html, heat_filter
 from cgc.report.html.tables import differences, notes, outcome_table, summary_table
+from cgc.report.text import TITLES
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 OUTCOMES = ("fixed", "broken", "both right", "both wrong")
@@ -88,8 +89,8 @@ def _head(title: str, models: Sequence[Model], titles: Mapping[str, str], draws:
     compared = differences(models, draws)
     names = [model.name for model in models]
     marks = legend(names) if len(models) > 1 else ""
-    charts = class_chart(models, "ch", "Content Heatmap", titles) + class_chart(
-        models, "correct", "top-1", titles
+    charts = class_chart(models, "ch", TITLES["ch"], titles) + class_chart(
+        models, "correct", TITLES["top1"], titles
     )
     curves = curve_charts(models)
     outcomes = outcome_table(models, compared)
