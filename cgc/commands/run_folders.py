@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from cgc.engine.checkpoint import BEST, checkpoints_in
 from cgc.errors import InputError
+from cgc.models.checkpoint_layouts import read_checkpoint
 
 _EPOCH = re.compile(r"checkpoint_(\d+)\.pth\.tar")
 
@@ -20,12 +23,33 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
-    epochs = {int(m[1]): file for file in path.iterdir() if (m := _EPOCH.fullmatch(file.name))}
+    epochs = [file for (_, step), file in checkpoints_in(path).items() if not step]
     if epochs:
-        return epochs[max(epochs)]
-    if (path / "model_best.pth.tar").is_file():
-        return path / "model_best.pth.tar"
+        return epochs[-1]
+    if (path / BEST).is_file():
+        return path / BEST
     raise InputError(f"{path}: no checkpoint_NNN.pth.tar and no model_best.pth.tar in it")
+
+
+def newest_good_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint that a run in ``folder`` goes on from, None if it holds none. Damaged ones are named, passed over.
+
+    Raises InputError if all are damaged.
+    """
+    found = list(checkpoints_in(folder).values())[::-1] if folder.is_dir() else []
+    found += [folder / BEST] if (folder / BEST).is_file() else []
+    for path in found:
+        try:
+            read_checkpoint(path)
+        except InputError as error:
+            say(f"{error}; passed over")
+            continue
+        return path
+    if found:
+        raise InputError(
+            f"{folder}: none of its {len(found)} checkpoints can be read; choose another --save_dir"
+        )
+    return None
 
 
 def short_names(paths: list[Path]) -> list[str]:
@@ -34,7 +58,7 @@ def short_names(paths: list[Path]) -> list[str]:
     """
     names = []
     for path in paths:
-        ours = _EPOCH.fullmatch(path.name) or path.name == "model_best.pth.tar"
+        ours = _EPOCH.fullmatch(path.name) or path.name == BEST
         plain = path.name.removesuffix(".tar").removesuffix(".pth").removesuffix(path.suffix)
         names.append((path.absolute().parent.name or plain) if ours else plain or path.name)
     return [

@@ -61,6 +61,7 @@ class TrainOptions:
     new_head: bool
     strict: bool
     keep: int
+    save_every: int
     compile: bool
     accumulate: int
     negatives: Literal["gathered", "local"]

@@ -90,7 +90,11 @@ def _add_training(group: argparse._ArgumentGroup, preset: Preset) -> None:
 def _add_run(group: argparse._ArgumentGroup) -> None:
     add_config(group, "a run's args.json")
     group.add_argument("-p", "--print-freq", type=positive_int, default=10, help="steps between reports (10)")
-    group.add_argument("--resume", type=Path, help="checkpoint to continue from")
+    group.add_argument(
+        "--resume",
+        type=Path,
+        help="checkpoint to continue from; the word auto: the newest good one in SAVE_DIR, or none if there is none",
+    )
     group.add_argument(
         "-e", "--evaluate", action="store_true", help="only validate, with --resume or --pretrained"
     )
@@ -254,6 +258,13 @@ def _add_beyond(group: argparse._ArgumentGroup, preset: Preset) -> None:
         type=non_negative_int,
         default=1,
         help="latest checkpoints to keep beside the best (0: all) (1)",
+    )
+    group.add_argument(
+        "--save-every",
+        type=non_negative_int,
+        default=0,
+        metavar="STEPS",
+        help="also save inside an epoch, so that a run that is killed loses no more (0: after every epoch alone)",
     )
     group.add_argument(
         "--compile", action="store_true", help="torch.compile the network up to its target layer"

@@ -13,7 +13,7 @@ from cgc.models.backbones import build_backbone, check_image_size, pretrained_cl
 from cgc.models.checkpoint_layouts import Checkpoint, load_weights, match, read_checkpoint
 from cgc.models.loading import architecture
 
-_DEFAULT_ARCH = "resnet50"
+DEFAULT_ARCH = "resnet50"
 
 
 class TrainedNetwork:
@@ -28,7 +28,7 @@ class TrainedNetwork:
     def __init__(self, options: TrainOptions, device: torch.device) -> None:
         self.options, self.device = options, device
         self.checkpoint = read_checkpoint(options.resume) if options.resume else None
-        self.arch = options.arch or (architecture(self.checkpoint) if self.checkpoint else _DEFAULT_ARCH)
+        self.arch = options.arch or (architecture(self.checkpoint) if self.checkpoint else DEFAULT_ARCH)
         self.starts_anew = options.new_head
 
     def build(

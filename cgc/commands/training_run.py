@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from cgc.commands.run_folders import newest_good_checkpoint
 from cgc.commands.train_options import TrainOptions
 from cgc.commands.training_data import TrainingData
 from cgc.commands.training_methods import best_by, build_method, run_validation, validation_step
-from cgc.commands.training_network import TrainedNetwork
+from cgc.commands.training_network import DEFAULT_ARCH, TrainedNetwork
 from cgc.data.presets import normalise
 from cgc.data.seeding import mix_seed
 from cgc.data.shares import plan_of
@@ -38,6 +39,7 @@ from cgc.methods.semi import check_replicas
 from cgc.models.checkpoint_layouts import released_state_dict
 from cgc.report.overlays import panel_row
 
+AUTO = Path("auto")
 _PANEL_IMAGES = 8
 _PLACES = {"data", "resume", "save_dir", "log_dir", "shard_cache"}
 _MAY_CHANGE = _PLACES | {
@@ -47,11 +49,16 @@ _MAY_CHANGE = _PLACES | {
     "print_freq",
     "evaluate",
     "keep",
+    "save_every",
     "device",
     "gpu",
     "dist_backend",
     "program",
 }
+
+
+def _save_dir(options: TrainOptions, arch: str) -> Path:
+    return options.save_dir or Path("runs") / f"{options.method}-{arch.replace(':', '-')}-seed{options.seed}"
 
 
 class TrainingRun:
@@ -64,6 +71,8 @@ class TrainingRun:
         self.speaks = processes is None or processes.rank == 0
         self.sharers = 1 if processes is None else processes.size
         self.stop = StopRequest()
+        if options.resume == AUTO:
+            options = self.options = replace(options, resume=self._newest())
         network = TrainedNetwork(options, device)
         self.checkpoint, self.arch = network.checkpoint, network.arch
         self.data = TrainingData(options, device, processes)
@@ -85,6 +94,15 @@ class TrainingRun:
     def _say(self, *lines: str) -> None:
         for line in lines if self.speaks else ():
             print(line, file=sys.stderr)
+
+    def _newest(self) -> Path | None:
+        """What ``--resume auto`` means, the same on all processes."""
+        folder = _save_dir(self.options, self.options.arch or DEFAULT_ARCH)
+        found = newest_good_checkpoint(folder, self._say) if self.speaks else None
+        if self.processes is not None:
+            found = self.processes.gather(found)[0]
+        self._say(f"{folder}: nothing to resume, the run begins" if found is None else f"resuming {found}")
+        return found
 
     def _check_data(self) -> None:
         """Raise InputError where there is no step to take, or where other processes see other images."""
@@ -120,14 +138,12 @@ class TrainingRun:
             raise InputError(
                 f"--start-epoch {options.start_epoch} leaves none of {options.epochs} epochs to train"
             )
-        save_dir = (
-            options.save_dir
-            or Path("runs") / f"{options.method}-{self.arch.replace(':', '-')}-seed{options.seed}"
-        )
+        save_dir = _save_dir(options, self.arch)
         folder = CheckpointFolder(save_dir, options.keep)
+        own = continued is not None and save_dir.resolve() in Path(options.resume or "").resolve().parents
         if self.speaks:
             folder.claim()
-            if continued is None or save_dir.resolve() not in Path(options.resume or "").resolve().parents:
+            if not own:
                 folder.refuse_if_used()
         trainer = self._trainer(folder)
         if continued is not None:
@@ -136,6 +152,8 @@ class TrainingRun:
                 trainer.resume(continued)
             except InputError as error:
                 raise InputError(f"{options.resume}: {error}") from error
+            if own:
+                folder.take_over(trainer.progress.epoch, trainer.progress.step)
         else:
             trainer.start_at(options.start_epoch)
         stop = self.stop if self.processes is None else StopTogether(self.stop, self.processes)
@@ -236,6 +254,7 @@ class TrainingRun:
                 epochs=options.epochs,
                 seed=options.seed,
                 print_freq=options.print_freq,
+                save_every=options.save_every,
                 amp=options.amp,
                 clip_grad_norm=clip_at,
                 strict=options.strict,

@@ -18,10 +18,10 @@ _registered_in: set[int] = set()  # processes, by their number
 def worker_options(workers: int) -> dict[str, Any]:
     """What a `DataLoader` of ours is given about its processes: how many, and how each one starts.
 
-    They ignore Ctrl-C and SIGTERM, which reach a whole process group or job: the main process decides when its workers
-    stop. But SIGTERM is also how a Python that leaves ends its daemons, and then it waits for them: with a loader's
-    iterator still held by somebody (a notebook, an exception's traceback) it would wait for ever. So they are ended
-    before that.
+    They ignore Ctrl-C, SIGTERM and SIGUSR1, which reach a whole process group or job: the main process decides when its
+    workers stop. But SIGTERM is also how a Python that leaves ends its daemons, and then it waits for them: with a
+    loader's iterator still held by somebody (a notebook, an exception's traceback) it would wait for ever. So they are
+    ended before that.
     """
     if workers and os.getpid() not in _registered_in:
         _registered_in.add(os.getpid())
@@ -44,6 +44,7 @@ def end_workers() -> None:
 
 
 def _start(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)  # the workers are the parallelism

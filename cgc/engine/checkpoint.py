@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,25 @@ import torch
 from cgc.engine.processes import Processes
 from cgc.errors import InputError, RunError
 
-_NAME = re.compile(r"checkpoint_\d{3,}(_step\d+)?\.pth\.tar")
+BEST = "model_best.pth.tar"
+_NAME = re.compile(r"checkpoint_(\d{3,})(?:_step(\d+))?\.pth\.tar")
+
+
+def checkpoints_in(folder: Path) -> dict[tuple[int, int], Path]:
+    """The checkpoints of a folder by their place in the run: whole epochs, and steps of the next one; in this order."""
+    found = {}
+    for path in folder.glob("checkpoint_*.pth.tar"):
+        if place := _NAME.fullmatch(path.name):
+            found[int(place[1]), int(place[2] or 0)] = path
+    return dict(sorted(found.items()))
 
 
 class CheckpointFolder:
     """The checkpoints of one run: ``checkpoint_NNN.pth.tar`` after NNN epochs, and ``model_best.pth.tar``.
 
-    Files are written beside their place and renamed into it. Of the checkpoints that this process wrote, the last
-    ``keep`` stay (0: all of them). ``latest`` is the last one written.
+    Files are written beside their place and renamed into it. Of the checkpoints that this process wrote, or took over
+    with :meth:`take_over`, the last ``keep`` whole epochs stay (0: all of them), and one inside the present epoch.
+    ``latest`` is the last one written.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -38,17 +50,27 @@ class CheckpointFolder:
             probe = self.folder / ".writable"
             probe.touch()
             probe.unlink()
+            for beside in self.folder.glob(".*.pth.tar.partial"):  # of a process that was killed
+                beside.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"cannot write to {self.folder}: {error.strerror}") from error
 
     def refuse_if_used(self) -> None:
         """Raise InputError if checkpoints are there that a new run would mix with its own."""
-        found = sorted(p for p in self.folder.glob("*.pth.tar") if _NAME.fullmatch(p.name))
+        found = list(checkpoints_in(self.folder).values())
         if found:
             raise InputError(
                 f"{self.folder} already holds {found[-1].name}; continue with --resume {found[-1]} "
                 "or choose another --save_dir"
             )
+
+    def take_over(self, epoch: int, step: int) -> None:
+        """Clear away, each in its turn, what the run left here before it was stopped after ``epoch`` whole epochs and
+        ``step`` steps. Later checkpoints stay until they are written over.
+        """
+        for place, path in checkpoints_in(self.folder).items():
+            if place <= (epoch, step):
+                (self._inside if place[1] else self._written).append(path)
 
     def save(self, content: Mapping[str, Any], epoch: int, step: int, *, best: bool = False) -> Path:
         """Write a checkpoint after ``epoch`` whole epochs and ``step`` steps of the next one.
@@ -57,9 +79,12 @@ class CheckpointFolder:
         """
         path = self.folder / f"checkpoint_{epoch:03d}{f'_step{step:06d}' if step else ''}.pth.tar"
         try:
-            _write(path, lambda partial: torch.save(dict(content), partial))
+            save = partial(torch.save, dict(content))
             if best:
-                _write(self.folder / "model_best.pth.tar", lambda partial: shutil.copyfile(path, partial))
+                # First: a run that is killed in between goes on from before, and comes to this again.
+                _write(self.folder / BEST, save)
+                save = partial(shutil.copyfile, self.folder / BEST)
+            _write(path, save)
         except (OSError, RuntimeError) as error:
             raise RunError(f"could not write {path}: {error}; earlier checkpoints are intact") from error
         self.latest = path
@@ -77,17 +102,27 @@ class CheckpointFolder:
                 self._written.pop(0).unlink(missing_ok=True)
         else:
             self._inside = [p for p in self._inside if p != path] + [path]
+            while len(self._inside) > 1:
+                self._inside.pop(0).unlink(missing_ok=True)
 
 
-def _write(path: Path, write: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    beside = path.with_name(f".{path.name}.partial")
     try:
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write(beside)
+        _to_disk(beside)
+        beside.replace(path)
+        _to_disk(path.parent)  # else a power cut may undo the renaming
     finally:
-        partial.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    place = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
 
 
 def random_states(processes: Processes | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:

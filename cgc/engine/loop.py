@@ -130,7 +130,10 @@ class Trainer:
                         stop.agree()
                 if stop:
                     break
-        progress.seconds += time.perf_counter() - started
+                if options.save_every and progress.step % options.save_every == 0 and progress.step < steps:
+                    progress.seconds, started = _until_now(progress.seconds, started)
+                    self._save_unfinished(totals)
+        progress.seconds, _ = _until_now(progress.seconds, started)
 
     def _batches(self) -> Iterator[Batch | PairedBatch]:
         loaded: Iterator[Any] = iter(self.loader)
@@ -214,9 +217,11 @@ class Trainer:
             "seconds": round(progress.seconds, 2),
             "unreadable": len(progress.unreadable),
         }
-        self._save(best=best)
         if self.recorder is not None:
-            self.recorder.epoch(row)
+            self.recorder.epoch(
+                row
+            )  # before saving: of a run that is killed in between the row is dropped again
+        self._save(best=best)
         if self.speaks:
             tqdm.write(epoch_line(row))
 
@@ -298,3 +303,9 @@ class Trainer:
     def _advance_schedule(self) -> None:
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
         advance(self.schedule, min(done, self.options.epochs * self.steps_per_epoch))
+
+
+def _until_now(seconds: float, started: float) -> tuple[float, float]:
+    """``seconds`` with the time since ``started``, and the present time."""
+    now = time.perf_counter()
+    return seconds + now - started, now

@@ -21,6 +21,7 @@ class LoopOptions:
     clip_grad_norm: float | None = None
     strict: bool = False
     warmup_steps: int = 0  # steps over which λ rises to its value
+    save_every: int = 0  # steps of an epoch between checkpoints inside it; 0: none
 
 
 @dataclass

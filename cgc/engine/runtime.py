@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import FrameType
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from cgc.errors import InputError
 
 Precision = Literal["off", "bf16", "fp16"]
+# Slurm sends the last one where it is asked for a warning. Windows has no SIGUSR1.
+STOP_SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n))
+_SAME_REQUEST = 1.0  # seconds
 
 
 def pick_device(name: str | None, gpu: int | None = None) -> torch.device:
@@ -100,10 +104,15 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Set by the first SIGINT or SIGTERM, so that the step in progress can be finished; the second one interrupts."""
+    """Set by the first SIGINT, SIGTERM or SIGUSR1, so that the step in progress can be finished.
+
+    A further Ctrl-C interrupts, if it comes a while later: a scheduler and torchrun may both pass on one request, and
+    what was asked for is still under way then.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._since = 0.0
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -115,14 +124,16 @@ class StopRequest:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
+            if number == signal.SIGINT and time.monotonic() - self._since > _SAME_REQUEST:
+                raise KeyboardInterrupt
+            return
+        self.signal, self._since = signal.Signals(number), time.monotonic()
         print(f"\n{self.signal.name}: finishing the step, then saving", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:
         """Handle the signals inside the ``with`` block; the previous handlers come back after it."""
-        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         try:
             yield self
         finally:

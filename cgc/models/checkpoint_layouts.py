@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cgc.errors import InputError
+from cgc.models.checksums import damaged_record
 from cgc.models.key_names import KeyMatch, is_swav_pretrained, match_keys, plain_names
 
 OtherHead = Literal["refuse", "initialise"]
@@ -47,7 +48,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Load a checkpoint onto the CPU, refusing anything that would run code.
+    """Load a checkpoint onto the CPU, refusing anything that would run code or whose checksums do not agree.
 
     Raises InputError if there is no such file or it is not a checkpoint.
     """
@@ -55,9 +56,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}")
     try:
-        path.open("rb").close()
+        damage = damaged_record(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if damage is not None:
+        raise InputError(f"{path} is damaged: {damage}")
     try:
         with torch.serialization.safe_globals(_plain_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from cgc.data.workers import worker_options
 
 def load():
-    batches = iter(DataLoader(range(1000), **worker_options(2)))
+    batches = iter(DataLoader(range(1000), **worker_options(1)))
     next(batches)
     builtins.kept = batches  # as a notebook or an exception's traceback keeps it
 """

@@ -96,7 +96,7 @@ def test_an_interrupt_while_writing_leaves_no_partial_file(
     assert torch.load(tmp_path / numbered(1)[0], weights_only=True) == {"epoch": 1}
 
 
-def test_a_best_copy_that_fails_leaves_the_best_before_it(
+def test_a_copy_of_the_best_that_fails_leaves_the_last_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = CheckpointFolder(tmp_path, 1)
@@ -109,7 +109,8 @@ def test_a_best_copy_that_fails_leaves_the_best_before_it(
     monkeypatch.setattr(shutil, "copyfile", half)
     with pytest.raises(RunError):
         folder.save({"epoch": 2}, 2, 0, best=True)
-    assert torch.load(tmp_path / "model_best.pth.tar", weights_only=True) == {"epoch": 1}
+    assert torch.load(tmp_path / numbered(1)[0], weights_only=True) == {"epoch": 1}
+    assert torch.load(tmp_path / "model_best.pth.tar", weights_only=True) == {"epoch": 2}
     assert not [name for name in names(tmp_path) if "partial" in name]
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from cgc.engine.runtime import StopRequest, autocast, in_parallel, pick_device
+from cgc.engine import runtime
+from cgc.engine.runtime import STOP_SIGNALS, StopRequest, autocast, in_parallel, pick_device
 from cgc.errors import InputError
 
 CPU = torch.device("cpu")
@@ -55,9 +56,9 @@ def test_autocast_on_the_cpu() -> None:
         autocast(CPU, "fp16")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_interrupts(
-    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_the_first_signal_asks_and_a_later_ctrl_c_interrupts(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = StopRequest()
     assert not stop
@@ -67,8 +68,15 @@ def test_the_first_signal_asks_and_the_second_interrupts(
         assert stop
         assert stop.exit_status == 128 + number
         assert number.name in capsys.readouterr().err
+        for again in STOP_SIGNALS:  # passed on by torchrun, or sent to the group as well
+            signal.raise_signal(again)
+        monkeypatch.setattr(runtime, "_SAME_REQUEST", -1.0)  # a while later
+        for again in (signal.SIGTERM, signal.SIGUSR1):  # what a scheduler sends next: saving goes on
+            signal.raise_signal(again)
+        assert stop.exit_status == 128 + number
+        assert capsys.readouterr().err == ""
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("fails", [False, True])

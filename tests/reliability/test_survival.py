@@ -1,0 +1,193 @@
+"""A run that is killed goes on where it was. `python -m tests.reliability.kills` does this a hundred times."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cgc.engine.checkpoint import BEST, CheckpointFolder, checkpoints_in
+from cgc.errors import RunError
+from tests.commands.runs import checkpoints, error_line, rows, train, training_differences, training_folder
+from tests.reliability.kills import SAVE_EVERY, trials
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return training_folder(tmp_path_factory.mktemp("survival") / "data")
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path) -> Path:
+    assert train(data, "--keep", "0", "--save-every", "2", save_dir=data.parent / "run") == 0
+    return data.parent / "run"
+
+
+def copy_of(run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(run, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_finished(tmp_path: Path) -> None:
+    outcomes = trials(tmp_path, kills=8, seed=1)
+    assert [each.differences for each in outcomes] == [()] * 8
+    assert sum(each.writing for each in outcomes) >= 3
+    # A kill inside the writing of a checkpoint falls back on the one before.
+    assert all(each.lost <= SAVE_EVERY for each in outcomes)
+
+
+def test_saving_inside_epochs_changes_no_number(data: Path, finished: Path, tmp_path: Path) -> None:
+    assert train(data, "--keep", "0", save_dir=tmp_path / "plain") == 0
+    last = "checkpoint_002.pth.tar"
+    assert training_differences(finished / last, tmp_path / "plain" / last) == []
+    assert rows(finished) == rows(tmp_path / "plain")
+    assert checkpoints(finished) == ["checkpoint_001.pth.tar", last, BEST]  # none inside an epoch is left
+
+
+def test_auto_begins_where_there_is_nothing(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(data, "--resume", "auto", save_dir=tmp_path / "new") == 0
+    assert "nothing to resume" in capsys.readouterr().err
+    assert rows(tmp_path / "new") == rows(finished)
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "text"])
+def test_auto_passes_over_damaged_checkpoints(
+    harm: str, data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of(finished, tmp_path)
+    last = run / "checkpoint_002.pth.tar"
+    whole = last.read_bytes()
+    # Right in the middle of a weight: torch.load notices nothing.
+    broken = bytes([*whole[: len(whole) // 2], whole[len(whole) // 2] ^ 64, *whole[len(whole) // 2 + 1 :]])
+    last.write_bytes({"flipped": broken, "cut": whole[:-5000], "empty": b"", "text": b"lost"}[harm])
+    if harm == "flipped":
+        torch.load(last, weights_only=True)
+    assert train(data, "--keep", "0", "--resume", "auto", save_dir=run) == 0
+    said = capsys.readouterr().err
+    assert "passed over" in said
+    assert str(last) in said
+    assert f"resuming {run / 'checkpoint_001.pth.tar'}" in said
+    assert training_differences(last, finished / last.name) == []
+    assert rows(run) == rows(finished)
+
+
+def test_the_best_one_is_the_last_resort(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of(finished, tmp_path)
+    for path in checkpoints_in(run).values():
+        path.write_bytes(b"")
+    assert train(data, "--keep", "0", "--resume", "auto", save_dir=run) == 0
+    assert f"resuming {run / BEST}" in capsys.readouterr().err
+    (run / BEST).write_bytes(b"")
+    for path in checkpoints_in(run).values():
+        path.write_bytes(b"")
+    assert train(data, "--resume", "auto", save_dir=run) == 2
+    assert "none of its 3 checkpoints can be read" in error_line(capsys.readouterr().err)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of(finished, tmp_path)
+    path = run / BEST
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert train(data, "--resume", path, save_dir=tmp_path / "other") == 2
+    said = error_line(capsys.readouterr().err)
+    assert str(path) in said
+    assert "damaged" in said
+
+
+def test_files_without_checksums_are_read(data: Path, finished: Path, tmp_path: Path) -> None:
+    content = torch.load(finished / BEST, weights_only=True)
+    before = torch.serialization.get_crc32_options()
+    try:
+        torch.serialization.set_crc32_options(False)
+        torch.save(content, tmp_path / "plain.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for name in ("plain.pth", "old.pth"):
+        assert train(data, "-e", "--resume", tmp_path / name) == 0
+
+
+def test_a_continued_run_clears_away_what_it_left(data: Path, finished: Path, tmp_path: Path) -> None:
+    """Preempted a hundred times, a run would fill the disk."""
+    run = copy_of(finished, tmp_path)
+    (run / "checkpoint_002.pth.tar").unlink()
+    shutil.copyfile(run / "checkpoint_001.pth.tar", run / "checkpoint_000.pth.tar")
+    shutil.copyfile(run / "checkpoint_001.pth.tar", run / "checkpoint_000_step000002.pth.tar")
+    shutil.copyfile(run / "checkpoint_001.pth.tar", run / "checkpoint_007.pth.tar")  # of another future
+    (run / ".checkpoint_001.pth.tar.partial").write_bytes(b"half a f")
+    assert train(data, "--resume", run / "checkpoint_001.pth.tar", save_dir=run) == 0
+    assert checkpoints(run) == ["checkpoint_002.pth.tar", "checkpoint_007.pth.tar", BEST]
+    assert list(run.glob(".*")) == []
+
+
+def test_the_best_one_is_never_older_than_what_the_last_one_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two files a run may be killed: then the epoch is done again, and with it the best checkpoint."""
+    folder = CheckpointFolder(tmp_path, 1)
+    folder.save({"epoch": 1}, 1, 0, best=True)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.save({"epoch": 2}, 2, 0, best=True)
+    assert torch.load(tmp_path / BEST, weights_only=True) == {"epoch": 2}
+    assert checkpoints(tmp_path) == ["checkpoint_001.pth.tar", BEST]
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_was_there(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No file may grow beyond a limit that the kernel keeps, which is how a quota shows."""
+    run = copy_of(finished, tmp_path)
+    (run / "checkpoint_002.pth.tar").unlink()
+    before = (run / "checkpoint_001.pth.tar").read_bytes()
+    child = os.fork()
+    if not child:
+        import resource
+
+        status = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+            sys.stderr = (tmp_path / "said").open("w", buffering=1)
+            status = train(data, "--resume", "auto", save_dir=run)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    said = (tmp_path / "said").read_text()
+    assert f"failed: could not write {run / 'checkpoint_002.pth.tar'}" in said
+    assert "earlier checkpoints are intact" in said
+    assert (run / "checkpoint_001.pth.tar").read_bytes() == before
+    assert list(run.glob(".*")) == []
+    assert train(data, "--keep", "0", "--resume", "auto", save_dir=run) == 0
+    assert training_differences(run / "checkpoint_002.pth.tar", finished / "checkpoint_002.pth.tar") == []
+
+
+def test_a_folder_that_became_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file system does after an error; root may write anywhere, so the kernel's answer is given in its place."""
+    folder = CheckpointFolder(tmp_path, 1)
+    folder.save({"epoch": 1}, 1, 0)
+
+    def refused(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(torch, "save", refused)
+    with pytest.raises(RunError, match="Read-only file system; earlier checkpoints are intact"):
+        folder.save({"epoch": 2}, 2, 0)
+    assert checkpoints(tmp_path) == ["checkpoint_001.pth.tar"]
