@@ -15,6 +15,7 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from cgc.commands.train_presets import PRESETS
+from cgc.commands.training_run import AUTO
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(
@@ -98,27 +99,11 @@ def test_both_parsers_know_every_option(script: Path, environment: dict[str, str
     assert (options.batch_size, options.lr, options.weight, options.temperature) == (256, 0.1, 0.5, 0.5)
     assert options.negatives == "gathered"
     assert options.epochs == 3, "further options come last"
-    assert options.resume is None
+    assert options.resume == AUTO
     several = {"multi_node.sbatch": "first:24711", "two_nodes.sh": "first:29400"}.get(script.name)
     assert options.sync_bn == (several is not None)
     assert (f"--rdzv_endpoint={several}" in launcher) == (several is not None)
     assert ("--standalone" in launcher) == (several is None)
-
-
-@pytest.mark.parametrize("script", LAUNCHERS, ids=lambda path: path.name)
-def test_it_continues_from_the_newest_checkpoint(script: Path, environment: dict[str, str]) -> None:
-    folder = Path(environment["RUN"])
-    folder.mkdir()
-    # By their times, not by their names: the newest stands neither first nor last among the names.
-    for age, name in enumerate(
-        ("checkpoint_002_step000040", "checkpoint_001", "checkpoint_003", "model_best", "checkpoint_002")
-    ):
-        (folder / f"{name}.pth.tar").touch()
-        os.utime(folder / f"{name}.pth.tar", (10**9 - 60 * age,) * 2)
-    assert run(script, environment).returncode == 0
-    _, training = started(environment)
-    at = training.index("--resume")
-    assert training[at + 1] == str(folder / "checkpoint_002_step000040.pth.tar")
 
 
 @pytest.mark.parametrize("script", LAUNCHERS, ids=lambda path: path.name)

@@ -3,9 +3,9 @@
 #
 #     srun bash examples/slurm/until_signalled.sh torchrun …
 #
-# Slurm signals all processes of a step at once. A SIGTERM would reach torchrun's processes twice, from Slurm and from
-# torchrun, and the second one interrupts what the first one asked for: finishing the step and saving. So Slurm sends
-# SIGUSR1, which everything but this script ignores, and torchrun alone gets the SIGTERM, which it passes on once.
+# Slurm signals all processes of a step at once, and torchrun does not know SIGUSR1: it would end by it, and kill the
+# training before that has saved. So everything but this script ignores SIGUSR1, and torchrun alone gets a SIGTERM,
+# which it passes on.
 set -uo pipefail
 
 command='' interrupted=yes

@@ -11,16 +11,8 @@ DATA=${DATA:?the dataset folder, with train/ and val/}
 RUN=${RUN:?the folder of the run}
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
-# The newest checkpoint of the run, whole epochs and unfinished ones alike; nothing on the first start.
-resume=()
-for file in "$RUN"/checkpoint_*.pth.tar; do
-    if [[ -f $file && ( ${#resume[@]} -eq 0 || $file -nt ${resume[1]} ) ]]; then
-        resume=(--resume "$file")
-    fi
-done
-
 # -b counts the images of all processes together, -j the loading processes of each one.
 exec torchrun --standalone --nproc_per_node="${GPUS:-gpu}" "$repository/train_eval_cgc.py" "$DATA" \
     -a resnet50 -b 256 -j 8 --lr 0.1 --epochs 90 --lambda 0.5 -t 0.5 \
     --negatives gathered --amp bf16 --compile \
-    --save_dir "$RUN" ${resume[@]+"${resume[@]}"} "$@"
+    --save_dir "$RUN" --resume auto "$@"

@@ -12,17 +12,10 @@ RUN=${RUN:?the folder of the run, shared by both machines}
 HOST=${HOST:?the machine where the processes meet}
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
-resume=()
-for file in "$RUN"/checkpoint_*.pth.tar; do
-    if [[ -f $file && ( ${#resume[@]} -eq 0 || $file -nt ${resume[1]} ) ]]; then
-        resume=(--resume "$file")
-    fi
-done
-
 # Sixteen GPUs share the published batch of 256: 16 images each, few for batch norm, so its statistics are shared.
 exec torchrun --nnodes=2 --nproc_per_node="${GPUS:-gpu}" \
     --rdzv_backend=c10d --rdzv_endpoint="$HOST:${PORT:-29400}" --rdzv_id="${ID:-cgc}" \
     "$repository/train_eval_cgc.py" "$DATA" \
     -a resnet50 -b 256 -j 8 --lr 0.1 --epochs 90 --lambda 0.5 -t 0.5 \
     --negatives gathered --sync-bn --amp bf16 --compile \
-    --save_dir "$RUN" ${resume[@]+"${resume[@]}"} "$@"
+    --save_dir "$RUN" --resume auto "$@"
