@@ -148,11 +148,14 @@ def _slow_down(shared: Shared) -> None:
 def kill(
     data: Path, folder: Path, moment: Moment, seconds: float, chance: random.Random
 ) -> tuple[Shared, bool]:
-    """Start a run and kill it, within ``seconds`` or inside the writing of one of its checkpoints."""
+    """Start a run, which takes about ``seconds``, and kill it: anywhere, or inside the writing of a checkpoint."""
     shared = Shared()
     process = run(data, folder, shared, slowly=moment == "writing")
     if moment == "anywhere":
-        time.sleep(chance.uniform(0, seconds))
+        steps = EPOCHS * STEPS
+        after = chance.randint(0, steps)
+        _wait(lambda: shared.get(DONE) >= after, process)
+        time.sleep(chance.uniform(0, 2 * seconds / steps))
     else:
         for _ in range(chance.randrange(1, EPOCHS + 2)):  # which checkpoint
             _wait(lambda: shared.get(WRITING) == 0, process)
