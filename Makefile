@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all check format bench clean
+.PHONY: help demo test test-all check format bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,15 @@ bench: $(INSTALLED)  ## every benchmark, with the bound it is held against, and 
 	$(PY) benchmarks/saliency.py
 	$(PY) benchmarks/evaluate.py
 	$(PY) benchmarks/cost_model.py
+
+# The sources are read, not imported: no torch is needed here, so this has a small virtual environment of its own.
+build/docs/.installed: requirements-docs.txt
+	test -x build/docs/bin/python || $(PYTHON) -m venv build/docs
+	build/docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
+docs: build/docs/.installed  ## the documents and the API reference as pages in site/; a warning is an error
+	build/docs/bin/mkdocs build --quiet --strict
 
 clean:  ## remove caches and build products, keep the virtual environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

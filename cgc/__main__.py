@@ -9,29 +9,54 @@ from collections.abc import Sequence
 
 import cgc
 
-COMMANDS = {
-    "demo": ("cgc.demo", "train with and without CGC on drawn images, compare where the models look"),
-    "train": ("cgc.commands.train", "train or validate a classifier (train_eval_cgc.py)"),
-    "evaluate": (
-        "cgc.commands.evaluate",
-        "score a checkpoint or heatmaps: regions, insertion, deletion, accuracy",
-    ),
-    "compare": ("cgc.commands.compare", "paired differences of two evaluations, image by image"),
-    "report": ("cgc.commands.report", "one HTML file: scores, differences, charts, a gallery of heatmaps"),
-    "show": ("cgc.commands.show", "panels of any images: image, mask, overlay; or maps under a transform"),
-    "inspect": ("cgc.commands.inspect_checkpoint", "say what a checkpoint is and what it holds"),
-    "saliency-masks": ("cgc.commands.saliency_masks", "make the masks that SGC trains with, by U²-Net"),
-    "make-shards": ("cgc.commands.make_shards", "write images into tar shards, index or check such shards"),
-    "label-subset": ("cgc.commands.label_subset", "choose the training images whose labels are used"),
+GROUPS = {
+    "train and judge": {
+        "demo": ("cgc.demo", "train with and without CGC on drawn images, compare where the models look"),
+        "train": ("cgc.commands.train", "train or validate a classifier (train_eval_cgc.py and its kin)"),
+        "evaluate": (
+            "cgc.commands.evaluate",
+            "score a checkpoint or heatmaps: regions, insertion, deletion, accuracy",
+        ),
+        "compare": ("cgc.commands.compare", "paired differences of two evaluations, image by image"),
+        "reproduce": ("cgc.commands.reproduce", "the papers' tables: commands, published numbers, runs"),
+    },
+    "look": {
+        "report": (
+            "cgc.commands.report",
+            "one HTML file: scores, differences, charts, a gallery of heatmaps",
+        ),
+        "show": (
+            "cgc.commands.show",
+            "panels of any images: image, mask, overlay; or maps under a transform",
+        ),
+        "inspect": ("cgc.commands.inspect_checkpoint", "say what a checkpoint is and what it holds"),
+    },
+    "data": {
+        "prepare": (
+            "cgc.commands.prepare",
+            "make a dataset's folder from its archives, or check any such folder",
+        ),
+        "label-subset": ("cgc.commands.label_subset", "choose the training images whose labels are used"),
+        "saliency-masks": ("cgc.commands.saliency_masks", "make the masks that SGC trains with, by U²-Net"),
+        "extract-negatives": (
+            "cgc.commands.extract_negatives",
+            "list the images without each category of COCO (extract_negative_image_list.py)",
+        ),
+        "make-shards": (
+            "cgc.commands.make_shards",
+            "write images into tar shards, index or check such shards",
+        ),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(
-        ["usage: python -m cgc COMMAND …", "", *lines, "", "python -m cgc COMMAND --help tells more."]
-    )
+    lines = ["usage: cgc COMMAND …", ""]
+    for heading, group in GROUPS.items():
+        lines += [f"{heading}:", *(f"  {name:<{width}}  {what}" for name, (_, what) in group.items()), ""]
+    return "\n".join([*lines, "cgc COMMAND --help tells more; cgc is python -m cgc."])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

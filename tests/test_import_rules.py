@@ -28,6 +28,7 @@ LEVELS = {
     "cgc.methods": 4,
     "cgc.report": 4,
     "cgc.evaluation": 5,
+    "cgc.reproduce": 5,
     "cgc.commands": 6,
     "cgc.demo": 7,
     "cgc.__main__": 7,
