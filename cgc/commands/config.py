@@ -66,6 +66,13 @@ def apply_config(
             action.nargs = "*" if action.nargs == "+" else "?"
 
 
+def check_config(parser: argparse.ArgumentParser, arguments: argparse.Namespace, path: Path | None) -> None:
+    """Take the option out of what was parsed; end with status 2 where it was abbreviated and so not seen before."""
+    if arguments.config != path:
+        parser.error("--config has to be written in full")
+    del arguments.config
+
+
 def _dests(parser: argparse.ArgumentParser) -> set[str]:
     return {action.dest for action in parser._actions}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from cgc.commands.config import add_config, apply_config, config_of
+from cgc.commands.config import add_config, apply_config, check_config, config_of
 from cgc.commands.evaluate_presets import PRESETS, Preset, Weighting
 from cgc.commands.options import (
     Parser,
@@ -91,20 +91,27 @@ def metric_list(text: str) -> tuple[str, ...]:
 def parse(argv: Sequence[str] | None, preset: Preset) -> Options:
     """The options of one command; a wrong command line ends the program with status 2."""
     parser = build_parser(preset)
+    recorded: dict[str, Any] = {}
     try:
         path, content = config_of(argv)
         if path is not None:
-            apply_config(parser, path, _settings(content), apart=_APART)
+            recorded = _settings(content)
+            apply_config(parser, path, {"inputs": [], **recorded}, apart=(*_APART, "checkpoint", "data"))
     except InputError as error:
         parser.error(str(error))
-    given = vars(parser.parse_args(argv))
-    del given["config"]
+    arguments = parser.parse_args(argv)
+    check_config(parser, arguments, path)
+    given = vars(arguments)
     inputs: list[Path] = given.pop("inputs")
     resume: Path | None = given.pop("resume")
     named: Path | None = given.pop("named_data", None)
     if named is None and preset.data_option and not inputs and os.environ.get("IMAGENET_DIR"):
         named = Path(os.environ["IMAGENET_DIR"])
     inputs += [named] if named is not None else []
+    if not inputs and recorded.get("data"):
+        inputs = [Path(recorded["data"])]
+    if resume is None and len(inputs) == 1 and recorded.get("checkpoint"):
+        resume = Path(recorded["checkpoint"])
     if not inputs:
         parser.error("no data: name the folder, with --data DIR or in $IMAGENET_DIR")
     if len(inputs) > 2:
@@ -122,9 +129,7 @@ _APART = ("torch", "device", "out", "save_maps", "save_overlays")
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a summary, or any options."""
     settings = content.get("settings", content)
-    settings = dict(settings) if isinstance(settings, dict) else {"settings": settings}
-    inputs = [settings.pop("checkpoint", None), settings.pop("data", None)]
-    return settings | {"inputs": [each for each in inputs if each is not None] or None}
+    return dict(settings) if isinstance(settings, dict) else {"settings": settings}
 
 
 def build_parser(preset: Preset) -> argparse.ArgumentParser:

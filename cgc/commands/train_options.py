@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from cgc.commands.config import apply_config, config_of
+from cgc.commands.config import apply_config, check_config, config_of
 from cgc.commands.train_parser import build_parser
 from cgc.commands.train_presets import PRESETS, WEIGHTS, MethodName, Preset
 from cgc.data.views import Decoder
@@ -104,7 +104,7 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> TrainOptions:
     except InputError as error:
         parser.error(str(error))
     arguments = parser.parse_args(argv)
-    del arguments.config
+    check_config(parser, arguments, path)
     if arguments.weight is None:
         arguments.weight = WEIGHTS[arguments.method]
         arguments.weight *= arguments.image_size**2 if arguments.method == "l2" else 1
@@ -129,4 +129,5 @@ def _preset_of(content: Mapping[str, Any], preset: Preset, path: Path) -> Preset
 def _own_checkpoint(content: Mapping[str, Any]) -> set[str]:
     """A run that was continued started without the checkpoint in its own folder."""
     resume, folder = content.get("resume"), content.get("save_dir")
-    return {"resume"} if resume and folder and Path(str(resume)).parent == Path(str(folder)) else set()
+    own = resume and folder and Path(str(resume)).resolve().parent == Path(str(folder)).resolve()
+    return {"resume"} if own else set()

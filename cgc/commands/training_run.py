@@ -72,7 +72,9 @@ class TrainingRun:
         self.sharers = 1 if processes is None else processes.size
         self.stop = StopRequest()
         if options.resume == AUTO:
-            options = self.options = replace(options, resume=self._newest())
+            newest = self._newest()
+            fresh = options.new_head and newest is None
+            options = self.options = replace(options, resume=newest, new_head=fresh)
         network = TrainedNetwork(options, device)
         self.checkpoint, self.arch = network.checkpoint, network.arch
         self.data = TrainingData(options, device, processes)
@@ -140,7 +142,7 @@ class TrainingRun:
             )
         save_dir = _save_dir(options, self.arch)
         folder = CheckpointFolder(save_dir, options.keep)
-        own = continued is not None and save_dir.resolve() in Path(options.resume or "").resolve().parents
+        own = continued is not None and save_dir.resolve() == Path(options.resume or "").resolve().parent
         if self.speaks:
             folder.claim()
             if not own:
@@ -152,8 +154,12 @@ class TrainingRun:
                 trainer.resume(continued)
             except InputError as error:
                 raise InputError(f"{options.resume}: {error}") from error
-            if own:
-                folder.take_over(trainer.progress.epoch, trainer.progress.step)
+            if own and self.speaks:
+                before = continued.get("options")
+                kept = isinstance(before, dict) and before.get("keep") == options.keep
+                progress = trainer.progress
+                for path in folder.take_over(progress.epoch, progress.step, clear=kept):
+                    self._say(f"{path}: of a run that went on otherwise")
         else:
             trainer.start_at(options.start_epoch)
         stop = self.stop if self.processes is None else StopTogether(self.stop, self.processes)
@@ -185,6 +191,7 @@ class TrainingRun:
                 "arch": self.arch,
                 "classes": list(self.classes),
                 "command": shlex.join(sys.argv),
+                "save_dir": str(save_dir),
             },
             first_epoch=first_epoch,
             panels=self._panels,

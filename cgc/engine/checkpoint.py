@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from cgc.engine.processes import Processes
 from cgc.errors import InputError, RunError
 
 BEST = "model_best.pth.tar"
+_ABANDONED = 600.0  # seconds
 _NAME = re.compile(r"checkpoint_(\d{3,})(?:_step(\d+))?\.pth\.tar")
 
 
@@ -50,8 +53,6 @@ class CheckpointFolder:
             probe = self.folder / ".writable"
             probe.touch()
             probe.unlink()
-            for beside in self.folder.glob(".*.pth.tar.partial"):  # of a process that was killed
-                beside.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"cannot write to {self.folder}: {error.strerror}") from error
 
@@ -64,13 +65,26 @@ class CheckpointFolder:
                 "or choose another --save_dir"
             )
 
-    def take_over(self, epoch: int, step: int) -> None:
-        """Clear away, each in its turn, what the run left here before it was stopped after ``epoch`` whole epochs and
-        ``step`` steps. Later checkpoints stay until they are written over.
+    def take_over(self, epoch: int, step: int, *, clear: bool) -> list[Path]:
+        """Go on in a folder after ``epoch`` whole epochs and ``step`` steps; what was set aside.
+
+        Later checkpoints are of a future that this run leaves: they get the suffix `.superseded`, so that nobody takes
+        them for this run's. With ``clear`` the earlier ones are cleared away in their turn, as if this process had
+        written them.
         """
+        aside = []
         for place, path in checkpoints_in(self.folder).items():
-            if place <= (epoch, step):
+            if place > (epoch, step):
+                aside.append(path.replace(path.with_name(f"{path.name}.superseded")))
+            elif clear:
                 (self._inside if place[1] else self._written).append(path)
+        for beside in self.folder.glob(
+            ".*.pth.tar.partial"
+        ):  # of a process that was killed, not of one still saving
+            with contextlib.suppress(OSError):
+                if time.time() - beside.stat().st_mtime > _ABANDONED:
+                    beside.unlink()
+        return aside
 
     def save(self, content: Mapping[str, Any], epoch: int, step: int, *, best: bool = False) -> Path:
         """Write a checkpoint after ``epoch`` whole epochs and ``step`` steps of the next one.
@@ -112,7 +126,8 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
         write(beside)
         _to_disk(beside)
         beside.replace(path)
-        _to_disk(path.parent)  # else a power cut may undo the renaming
+        with contextlib.suppress(OSError):  # some network file systems cannot
+            _to_disk(path.parent)  # else a power cut may undo the renaming
     finally:
         beside.unlink(missing_ok=True)
 

@@ -284,7 +284,8 @@ class Trainer:
                 f"the checkpoint lies inside an epoch of batch size {self.progress.batch_size} and seed "
                 f"{self.progress.seed}; continue it with these, not with {self._order[0]} and {self._order[1]}"
             )
-        if self.progress.step and self.progress.order not in ("", self._described):
+        plain = f"{self.order.length} images"  # in files from before their content was told
+        if self.progress.step and self.progress.order not in ("", plain, self._described):
             raise InputError(
                 f"the checkpoint lies inside an epoch of {self.progress.order}; here are {self._described}"
             )

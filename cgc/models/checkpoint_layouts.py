@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,12 @@ from cgc.models.key_names import KeyMatch, is_swav_pretrained, match_keys, plain
 
 OtherHead = Literal["refuse", "initialise"]
 
+# What torch computes with on every device; of others it lacks even the test for NaN.
+_NUMBERS = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+}
+_DEEPEST, _LONGEST = 100, 1_000_000
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
 
 
@@ -68,8 +74,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         refused = "GLOBAL" in str(error) or "Unsupported" in str(error)
         why = "it holds objects other than tensors and plain types" if refused else "it cannot be read"
         raise InputError(f"{path} is not a checkpoint: {why}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except Exception as error:  # a damaged file takes torch to nearly any exception
         raise InputError(f"{path} is not a checkpoint, or a damaged one") from error
+    if _endless(content):
+        raise InputError(f"{path} is not a checkpoint: it holds lists in lists without end")
     content = content if isinstance(content, Mapping) else {}
     container = next((key for key in _CONTAINERS if _tensors(content.get(key))), None)
     tensors = _tensors(content if container is None else content[container])
@@ -79,9 +87,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         weights = plain_names(tensors)
     except ValueError as error:
         raise InputError(f"{path} is not a usable checkpoint: {error}") from error
-    odd = next((k for k, w in weights.items() if w.layout is not torch.strided or w.is_quantized), None)
-    if odd is not None:
-        raise InputError(f"{path} is not a usable checkpoint: {odd} is sparse or quantised")
+    for name, weight in weights.items():
+        if (odd := _odd(weight)) is not None:
+            raise InputError(f"{path} is not a usable checkpoint: {name} {odd}")
     extra = {} if container is None else content
     arch = extra.get("arch")
     return Checkpoint(path, weights, arch if isinstance(arch, str) else None, extra, container)
@@ -175,6 +183,34 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
     return {str(k): w for k, w in content.items() if isinstance(w, Tensor)}
+
+
+def _endless(content: Any) -> bool:
+    """Whether it is nested deeper than any checkpoint, or longer when written out: a list may stand in others often."""
+    waiting, seen = [(content, 0)], 0
+    while waiting:
+        each, depth = waiting.pop()
+        seen += 1
+        if depth > _DEEPEST or seen > _LONGEST:
+            return True
+        inner = vars(each) if isinstance(each, argparse.Namespace) else each
+        inner = inner.values() if isinstance(inner, Mapping) else inner
+        if isinstance(inner, (list, tuple, set, frozenset, ValuesView)):
+            waiting += [(one, depth + 1) for one in inner]
+    return False
+
+
+def _odd(weight: Tensor) -> str | None:
+    """Why this is no weight: one that holds no numbers, or says to hold more of them than were read."""
+    if weight.layout is not torch.strided or weight.is_quantized:
+        return "is sparse or quantised"
+    if weight.device.type != "cpu":
+        return "has no values"
+    if weight.dtype not in _NUMBERS:
+        return f"is of {weight.dtype}"
+    if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+        return "repeats its numbers"
+    return None
 
 
 def _plain_types() -> list[Any]:

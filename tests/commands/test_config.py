@@ -85,6 +85,28 @@ def test_a_run_that_was_continued_is_repeated_from_its_start(tmp_path: Path) -> 
     assert train_options.parse(["--config", path], PRESETS["cgc"]).resume is None
 
 
+def test_a_run_that_was_continued_in_its_default_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(data, "--epochs", "1", "--seed", "9") == 0
+    run = Path("runs/cgc-resnet_tiny-seed9")
+    assert train(data, "--epochs", "2", "--seed", "9", "--resume", run / "checkpoint_001.pth.tar") == 0
+    again = train_options.parse(["--config", str(run / "args.json")], PRESETS["cgc"])
+    assert (again.resume, again.save_dir, again.epochs) == (None, None, 2)
+
+
+@pytest.mark.parametrize("word", ["--conf", "--confi"])
+def test_it_has_to_be_written_in_full(word: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for parse, preset in (
+        (train_options.parse, PRESETS["cgc"]),
+        (evaluate_options.parse, evaluate_options.PRESETS["evaluate"]),
+    ):
+        with pytest.raises(SystemExit):
+            parse(["data", word, str(finished / "args.json")], preset)  # type: ignore[operator]
+        assert "--config has to be written in full" in capsys.readouterr().err
+
+
 def test_options_may_be_called_as_on_the_command_line(tmp_path: Path) -> None:
     path = written(
         tmp_path / "mine.json", **{"data": "d", "batch-size": 8, "lambda": 2, "wd": 0.5, "strict": True}
@@ -161,3 +183,9 @@ def test_every_option_of_an_evaluation_is_taken_up(tmp_path: Path) -> None:
     assert evaluate_options.parse(["--config", path], preset) == options
     other = evaluate_options.parse(["other.pth", "there", "--config", path, "--layer", "layer2"], preset)
     assert (other.checkpoint, other.data, other.layer) == (Path("other.pth"), Path("there"), "layer2")
+    other = evaluate_options.parse(["there", "--config", path], preset)
+    assert (other.checkpoint, other.data) == (Path("model.pth"), Path("there"))
+    other = evaluate_options.parse(["--config", path, "--resume", "other.pth"], preset)
+    assert (other.checkpoint, other.data) == (Path("other.pth"), Path("data"))
+    auc = evaluate_options.PRESETS["auc"]
+    assert evaluate_options.parse(["--config", path, "--data", "there"], auc).data == Path("there")

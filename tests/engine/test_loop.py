@@ -297,6 +297,9 @@ def test_a_position_in_another_order_is_refused(data: Path, tmp_path: Path) -> N
     assert first.folder.latest is not None
     content = torch.load(first.folder.latest, weights_only=True)
     assert content["progress"]["order"] == "12 images"
+    second = make_trainer(data, tmp_path)
+    second._described = "12 images (0123abcd)"
+    second.resume(content)  # a file from before the images' names were told
     content["progress"]["order"] = "13 images"
     with pytest.raises(InputError, match="inside an epoch of 13 images; here are 12 images"):
         make_trainer(data, tmp_path).resume(content)

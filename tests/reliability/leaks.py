@@ -104,6 +104,14 @@ def evaluating(data: Path, run: Path, images: int) -> list[Held]:
     return watched(evaluation_run, "classification_columns", images // batch // 5, lambda: evaluate(words))
 
 
+def both(place: Path, steps: int, images: int) -> tuple[list[Held], list[Held]]:
+    """Of training on few images, then of evaluating its best checkpoint on many."""
+    write_shapes(place / "few", train_per_class=6, val_per_class=1, size=32, seed=0)
+    write_shapes(place / "many", train_per_class=1, val_per_class=-(-images // 6), size=32, seed=1)
+    trained = training(place / "few", place / "run", steps)
+    return trained, evaluating(place / "many", place / "run", images)
+
+
 def table(what: str, found: list[Held]) -> str:
     rows = [f"{each.megabytes:8.1f} {each.tensors:8d} {each.files:6d} {each.hooks:6d}" for each in found]
     return "\n".join([f"{what}: resident MB, tensors, open files, hooks after each fifth", *rows])
@@ -115,12 +123,7 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_shapes(
-            folder / "data", train_per_class=6, val_per_class=-(-options.images // 6), size=32, seed=0
-        )
-        trained = training(folder / "data", folder / "run", options.steps)
-        evaluated = evaluating(folder / "data", folder / "run", options.images)
+        trained, evaluated = both(Path(scratch), options.steps, options.images)
     print(table(f"{options.steps} training steps", trained))
     print(table(f"{options.images} evaluated images", evaluated))
     sys.exit(0)

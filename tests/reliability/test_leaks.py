@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from cgc.data.shapes import write_shapes
 from cgc.gradcam import GradCAMModel
 from cgc.models.backbones import build_backbone
-from tests.reliability.leaks import Held, evaluating, held, training
+from tests.reliability.leaks import Held, both, held
 
 
 def grows(found: list[Held], megabytes: float) -> bool:
@@ -24,11 +23,10 @@ def grows(found: list[Held], megabytes: float) -> bool:
 
 @pytest.mark.slow
 def test_a_thousand_steps_and_images(tmp_path: Path) -> None:
-    write_shapes(tmp_path / "data", train_per_class=6, val_per_class=167, size=32, seed=0)
-    trained = training(tmp_path / "data", tmp_path / "run", 1000)
+    trained, evaluated = both(tmp_path, steps=1000, images=1000)
     assert not grows(trained, 20)
     assert trained[-1].tensors == trained[1].tensors
-    assert not grows(evaluating(tmp_path / "data", tmp_path / "run", 1000), 20)
+    assert not grows(evaluated, 20)
 
 
 def test_what_is_counted_would_show() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -12,8 +14,17 @@ import pytest
 import torch
 
 from cgc.engine.checkpoint import BEST, CheckpointFolder, checkpoints_in
-from cgc.errors import RunError
-from tests.commands.runs import checkpoints, error_line, rows, train, training_differences, training_folder
+from cgc.errors import InputError, RunError
+from cgc.models.checkpoint_layouts import read_checkpoint
+from tests.commands.runs import (
+    checkpoints,
+    differences,
+    error_line,
+    rows,
+    train,
+    training_differences,
+    training_folder,
+)
 from tests.reliability.kills import SAVE_EVERY, trials
 
 
@@ -120,17 +131,107 @@ def test_files_without_checksums_are_read(data: Path, finished: Path, tmp_path: 
         assert train(data, "-e", "--resume", tmp_path / name) == 0
 
 
-def test_a_continued_run_clears_away_what_it_left(data: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_continued_run_clears_away_what_it_left(data: Path, tmp_path: Path) -> None:
     """Preempted a hundred times, a run would fill the disk."""
-    run = copy_of(finished, tmp_path)
-    (run / "checkpoint_002.pth.tar").unlink()
+    run = tmp_path / "run"
+    assert train(data, "--epochs", "1", save_dir=run) == 0
     shutil.copyfile(run / "checkpoint_001.pth.tar", run / "checkpoint_000.pth.tar")
     shutil.copyfile(run / "checkpoint_001.pth.tar", run / "checkpoint_000_step000002.pth.tar")
     shutil.copyfile(run / "checkpoint_001.pth.tar", run / "checkpoint_007.pth.tar")  # of another future
     (run / ".checkpoint_001.pth.tar.partial").write_bytes(b"half a f")
+    os.utime(run / ".checkpoint_001.pth.tar.partial", (1, 1))
     assert train(data, "--resume", run / "checkpoint_001.pth.tar", save_dir=run) == 0
-    assert checkpoints(run) == ["checkpoint_002.pth.tar", "checkpoint_007.pth.tar", BEST]
+    assert checkpoints(run) == ["checkpoint_002.pth.tar", BEST]
+    assert (run / "checkpoint_007.pth.tar.superseded").exists()
     assert list(run.glob(".*")) == []
+
+
+def test_what_another_run_chose_to_keep_is_kept(data: Path, finished: Path, tmp_path: Path) -> None:
+    """Of checkpoints that were all kept, or that are not ours, none is deleted."""
+    run = copy_of(finished, tmp_path)
+    last = run / "checkpoint_002.pth.tar"
+    assert train(data, "--resume", last, "--epochs", "3", save_dir=run) == 0
+    assert checkpoints(run) == [*(f"checkpoint_{n:03d}.pth.tar" for n in (1, 2, 3)), BEST]
+    foreign = torch.load(last, weights_only=True)
+    del foreign["progress"], foreign["options"]
+    for epoch in (1, 2):
+        torch.save({**foreign, "epoch": epoch}, tmp_path / f"checkpoint_{epoch:03d}.pth.tar")
+    resume = tmp_path / "checkpoint_002.pth.tar"
+    assert train(data, "--resume", resume, "--epochs", "3", save_dir=tmp_path) == 0
+    assert checkpoints(tmp_path)[:3] == [f"checkpoint_{n:03d}.pth.tar" for n in (1, 2, 3)]
+
+
+def test_a_run_that_went_back_is_the_one_that_auto_goes_on_with(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of(finished, tmp_path)
+    first = run / "checkpoint_001.pth.tar"
+    assert train(data, "--keep", "0", "--resume", first, "--lr", "0.5", "--epochs", "2", save_dir=run) == 0
+    again = (run / "checkpoint_002.pth.tar").read_bytes()
+    assert (run / "checkpoint_002.pth.tar.superseded").exists()
+    (run / "checkpoint_002.pth.tar").unlink()  # as if it had been stopped before
+    assert train(data, "--keep", "0", "--resume", "auto", "--lr", "0.5", "--epochs", "2", save_dir=run) == 0
+    assert f"resuming {first}" in capsys.readouterr().err
+    (tmp_path / "second").write_bytes(again)
+    assert training_differences(run / "checkpoint_002.pth.tar", tmp_path / "second") == []
+
+
+def test_a_refused_command_leaves_the_files_of_a_live_run_alone(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = copy_of(finished, tmp_path)
+    partial = run / ".checkpoint_003.pth.tar.partial"
+    partial.write_bytes(b"half a f")
+    assert train(data, save_dir=run) == 2
+    assert train(data, "--resume", "auto", "--epochs", "3", save_dir=run) == 0  # it may be saving still
+    assert not partial.exists()  # written over by the same checkpoint
+    partial.write_bytes(b"half a f")
+    os.utime(partial, (1, 1))
+    assert train(data, "--resume", "auto", "--epochs", "3", save_dir=run) == 0
+    assert not partial.exists()
+
+
+def test_a_fresh_classifier_is_fresh_once(data: Path, tmp_path: Path) -> None:
+    words = (data, "--new-head", "--resume", "auto")
+    assert train(*words, "--epochs", "1", save_dir=tmp_path / "run") == 0
+    assert train(*words, "--epochs", "2", save_dir=tmp_path / "run") == 0
+    assert len(rows(tmp_path / "run")) == 2
+
+
+def test_a_folder_that_cannot_be_flushed_is_saved_into_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems refuse this of folders."""
+    flush = os.fsync
+
+    def refuse(place: int) -> None:
+        if stat.S_ISDIR(os.fstat(place).st_mode):
+            raise OSError(22, "Invalid argument")
+        flush(place)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    CheckpointFolder(tmp_path, 1).save({"epoch": 1}, 1, 0)
+    assert checkpoints(tmp_path) == ["checkpoint_001.pth.tar"]
+
+
+def test_damage_anywhere_in_a_file_is_one_line(finished: Path, tmp_path: Path) -> None:
+    """Bits of the zip file's directory, too: nothing but an InputError comes out, or the same weights."""
+    whole = (finished / BEST).read_bytes()
+    start = whole.rfind(b"PK\x01\x02", 0, whole.rfind(b"PK\x06\x06"))
+    chance = random.Random(4)
+    path = tmp_path / "flipped.pth.tar"
+    expected = read_checkpoint(finished / BEST).weights
+    refused = 0
+    for _ in range(150):
+        at = chance.choice((chance.randrange(start, len(whole)), chance.randrange(len(whole))))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :])
+        try:
+            weights = read_checkpoint(path).weights
+        except InputError:
+            refused += 1
+        else:
+            assert differences(expected, weights) == []
+    assert refused > 30
 
 
 def test_the_best_one_is_never_older_than_what_the_last_one_says(

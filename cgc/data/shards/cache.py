@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from cgc.data.shards.network import Failed, Stalled, faults, one_line, opened
 from cgc.errors import InputError
@@ -78,14 +78,13 @@ class CachedFiles:
                 f"{parts.hostname or url}: a URL of shards is http(s)://HOST/…, without a password"
             )
         self.options, self._query = options, parts.query
-        self._own_locks: dict[int, threading.Lock] = {}
         self._silent = 0  # files in a row that this process lost to a silent server
         self.url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.folder = options.folder / digest / (Path(parts.path).name or "shards")
 
-    def path(self, name: str, size: int, sha256: str = "") -> Path:
-        """The local copy of a file, fetched if it is not there.
+    def path(self, name: str, size: int, sha256: str = "", *, note: bool = True) -> Path:
+        """The local copy of a file, fetched if it is not there. ``note``: tell the others if it cannot be had.
 
         Raises Unavailable, also for a file that another process failed to fetch a moment ago; InputError where the
         cache cannot be written.
@@ -98,12 +97,12 @@ class CachedFiles:
                 os.utime(target)
                 return target
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._own_lock(), _locked(self._hidden(kept, "lock")):
+            with _own_lock(), _locked(self._hidden(kept, "lock")):
                 if self._is_there(target, size):  # another process was faster
                     return target
                 self._check_failure(kept)
                 self._make_room(size)
-                self._fetch(name, target, size, sha256)
+                self._fetch(name, target, size, sha256, note=note)
         except OSError as error:
             raise InputError(f"the cache {self.options.folder}: {error.strerror or error}") from error
         return target
@@ -115,21 +114,11 @@ class CachedFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
             for note in self.folder.glob(".*.failed"):
                 note.unlink(missing_ok=True)
-            with self._own_lock(), _locked(self._hidden(name, "lock")):
+            with _own_lock(), _locked(self._hidden(name, "lock")):
                 self._fetch(name, target, None, "")
                 return target.read_bytes()
         except OSError as error:
             raise InputError(f"the cache {self.options.folder}: {error.strerror or error}") from error
-
-    def _own_lock(self) -> threading.Lock:
-        """One thread of this process at a time: a lock on a file keeps out only other processes.
-
-        A forked process has one of its own, since nobody would ever release a copy of one that was held.
-        """
-        return self._own_locks.setdefault(os.getpid(), threading.Lock())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_own_locks": {}}
 
     @property
     def _timeout(self) -> float:
@@ -152,7 +141,7 @@ class CachedFiles:
                 raise Unavailable(note.read_text(encoding="utf-8"))
             note.unlink(missing_ok=True)
 
-    def _fetch(self, name: str, target: Path, size: int | None, sha256: str) -> None:
+    def _fetch(self, name: str, target: Path, size: int | None, sha256: str, *, note: bool = True) -> None:
         options, partial = self.options, self._hidden(target.name, "part")
         tries = 1 if self._silent else options.tries
         failures, most, reason, stalled = 0, 0, "", False
@@ -179,6 +168,8 @@ class CachedFiles:
             failures = failures + 1 if reached < most + _PIECE else 1
             most = max(most, reached)
         message = f"{self.url}/{name}: {reason} ({tries} tries)"
+        if not note:
+            raise Unavailable(message)
         with contextlib.suppress(OSError):
             self._hidden(target.name, "failed").write_text(message, encoding="utf-8")
         self._silent = self._silent + 1 if stalled else 0
@@ -258,6 +249,18 @@ def file_digest(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+_own_locks: dict[int, threading.Lock] = {}
+
+
+def _own_lock() -> threading.Lock:
+    """One thread of this process at a time: locks on files belong to processes.
+
+    They keep out no other thread, and two threads that hold and wait look like a deadlock to the kernel. A forked
+    process has a lock of its own, since nobody would ever release its copy of one that was held.
+    """
+    return _own_locks.setdefault(os.getpid(), threading.Lock())
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,13 +48,14 @@ class ShardFiles:
     def fetch_ahead(self, shards: Sequence[int]) -> None:
         """Have these come into the cache in the background, in this order, and no others any more."""
         if self._fetcher is None:
-            self._fetcher = Ahead(self._fetched)
+            # Nobody needs it yet: a failure is not worth a note that would keep the readers from trying.
+            self._fetcher = Ahead(partial(self._fetched, note=False))
         self._fetcher.want(shards[: self.ahead])
 
-    def _fetched(self, number: int) -> Path:
+    def _fetched(self, number: int, *, note: bool = True) -> Path:
         assert self.cache is not None
         shard = self.shards[number]
-        return self.cache.path(shard.name, shard.bytes, shard.sha256)
+        return self.cache.path(shard.name, shard.bytes, shard.sha256, note=note)
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """Bytes of a shard, fewer where it ends before. Raises Unavailable: the whole shard cannot be had."""

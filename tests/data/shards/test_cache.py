@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -199,6 +201,39 @@ def test_shards_that_cannot_be_had_ahead_are_reported_by_who_needs_them(
     assert capfd.readouterr() == ("", "")
     with pytest.raises(UnreadableImage, match="500"):
         found.read(4)
+
+
+def test_what_failed_ahead_is_tried_again_when_it_is_needed(server: Server, patient: ShardOptions) -> None:
+    found = open_shards(f"{server.url}/train", patient)
+    server.faults = {shard.name: ["500"] * patient.cache.tries for shard in found.files.shards}
+    found.files.fetch_ahead([1])
+    _wait_for_threads()
+    assert server.asked["train-000001.tar"] == patient.cache.tries
+    assert found.read(4)
+
+
+def test_threads_of_a_process_fetch_one_after_the_other(
+    server: Server, patient: ShardOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two lists as well: locks on files belong to the process, and would keep none of them out."""
+    lists = [open_shards(f"{server.url}/train", patient) for _ in range(2)]
+    at_once, most = 0, 0
+    transfer = CachedFiles._transfer
+
+    def counted(self: CachedFiles, *arguments: Any) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.02)
+        transfer(self, *arguments)
+        at_once -= 1
+
+    monkeypatch.setattr(CachedFiles, "_transfer", counted)
+    for each in lists:
+        each.files.fetch_ahead([1, 2])
+    _wait_for_threads()
+    assert most == 1
+    assert [server.asked[f"train-00000{n}.tar"] for n in (1, 2)] == [1, 1]
 
 
 def _wait_for_threads() -> None:
