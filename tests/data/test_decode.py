@@ -112,10 +112,14 @@ def outcome(data: bytes, how: object) -> np.ndarray | str:
     return np.asarray(image) if isinstance(image, Image.Image) else image.rgb_HW3.numpy()
 
 
-def assert_same_outcome(data: bytes) -> None:
+def assert_same_outcome(data: bytes, *, damaged: bool = False) -> None:
+    """What is damaged and can be decoded all the same may look otherwise to another version of libjpeg."""
     one, other = outcome(data, decode_pixels), outcome(data, decode_data)
     assert isinstance(one, str) == isinstance(other, str), (one, other)
-    assert np.array_equal(one, other)
+    if damaged and not isinstance(one, str):
+        assert one.shape == other.shape
+    else:
+        assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +199,7 @@ def test_damage_has_the_same_outcome(options: dict[str, object]) -> None:
             whole[:at] + b"\xff\xd9",
             whole + noise,
         ):
-            assert_same_outcome(damaged)
+            assert_same_outcome(damaged, damaged=True)
             outcomes.add(isinstance(outcome(damaged, decode_pixels), str))
     assert outcomes == {True, False}
 
