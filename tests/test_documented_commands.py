@@ -26,6 +26,7 @@ OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "TorchRay" / "README.md", ROOT / "RIS
 # Words of the documents that stand for other words than a path.
 MEANING = {"METHOD": ["--method", "cgc"], "SCRIPT": ["train_eval_cgc.py"], "SEED": ["0"]}
 _MODULES = ("cgc", "pytest", "pip", "venv")
+_HARNESSES = tuple(f"tests.reliability.{name}" for name in ("kills", "damaged", "leaks", "fuzz"))
 
 
 class _Reached(BaseException):
@@ -57,6 +58,13 @@ def _script(path: Path, words: Sequence[str]) -> _Reached:
         return _caught(lambda: runpy.run_path(str(path), run_name="__main__"))
 
 
+def _module(name: str, words: Sequence[str]) -> _Reached:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *words])
+        patch.delitem(sys.modules, name, raising=False)
+        return _caught(lambda: runpy.run_module(name, run_name="__main__"))
+
+
 def parser_of(words: Sequence[str]) -> _Reached | None:
     """The parser of `python …` or `cgc …`, and what it is given; None for what needs none and is fine as it is.
 
@@ -70,6 +78,8 @@ def parser_of(words: Sequence[str]) -> _Reached | None:
         return None
     if rest[0] == "-m":
         module, *rest = rest[1:]
+        if module in _HARNESSES:
+            return _module(module, rest)
         assert module in _MODULES, f"python -m {module}"
         if module != "cgc":
             return None
@@ -127,7 +137,7 @@ def check_pip(rest: Sequence[str]) -> None:
         elif own := re.fullmatch(r"\.(?:\[([\w,]+)\])?", word):
             assert set((own[1] or "").split(",")) - {""} <= set(extras), word
         elif not word.startswith("-"):
-            assert word in known, word
+            assert re.split(r"[\[<>=]", word)[0] in known, word
 
 
 def meant(words: Sequence[str]) -> list[str]:
@@ -205,6 +215,7 @@ def every_option() -> set[str]:
     programs += [
         ["python", path.relative_to(ROOT).as_posix()] for path in scripts if "__main__" in texts[path]
     ]
+    programs += [["python", "-m", name] for name in _HARNESSES]
     found = torchrun_options() | {"--version"}
     for words in programs:
         reached = parser_of(words)

@@ -41,6 +41,8 @@ NOT_HERE = {
     "python -m cgc prepare * --out *": "needs archives or the network; tests/commands/test_prepare.py makes small ones",
     "python -m cgc reproduce run *": "hours; tests/commands/test_reproduce.py runs tables at the tiny scale",
     "python -m cgc train DATA -a resnet50 --pretrained *": "downloads ImageNet's weights",
+    "python -m tests.reliability.*": "many minutes; tests/reliability runs each of them short",
+    "python -m pytest *": "the tests themselves",
     "torchrun --nproc_per_node=4 *": "four processes; tests/commands/test_evaluate_processes.py starts two",
 }
 WNIDS = ("n01440764", "n01443537", "n02056570")

@@ -96,6 +96,8 @@ def _one(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, (dict, list, bool)):
         raise ValueError(f"{str(value)[:60]} is no value of this option")
     text = str(value)
+    if "\0" in text:
+        raise ValueError("holds a zero byte")
     found = action.type(text) if callable(action.type) else text
     if action.choices is not None and found not in action.choices:
         raise ValueError(f"{text!r} is none of {', '.join(map(str, action.choices))}")

@@ -109,9 +109,9 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> Options:
         named = Path(os.environ["IMAGENET_DIR"])
     inputs += [named] if named is not None else []
     if not inputs and recorded.get("data"):
-        inputs = [Path(recorded["data"])]
+        inputs = [Path(str(recorded["data"]))]
     if resume is None and len(inputs) == 1 and recorded.get("checkpoint"):
-        resume = Path(recorded["checkpoint"])
+        resume = Path(str(recorded["checkpoint"]))
     if not inputs:
         parser.error("no data: name the folder, with --data DIR or in $IMAGENET_DIR")
     if len(inputs) > 2:

@@ -176,7 +176,10 @@ def _plain(value: Any) -> Any:
     """A value as JSON takes it: one-element tensors and NumPy scalars are numbers."""
     if isinstance(value, Tensor) and value.numel() != 1:
         return str(value)
-    return value.item() if hasattr(value, "item") else value
+    try:
+        return value.item() if hasattr(value, "item") else value
+    except RuntimeError:  # a tensor without values
+        return str(value)
 
 
 def text(facts: Mapping[str, Any]) -> str:
@@ -206,7 +209,14 @@ def text(facts: Mapping[str, Any]) -> str:
         given = (f"{k} {v}" for k, v in facts["options"].items() if v not in (None, False))
         lines["options"] = ", ".join(given)
     width = max(map(len, lines)) + 2
-    return "\n".join([facts["file"], *(f"  {name:<{width}}{value}" for name, value in lines.items())])
+    return "\n".join(
+        [facts["file"], *(f"  {name:<{width}}{_printable(value)}" for name, value in lines.items())]
+    )
+
+
+def _printable(text: str) -> str:
+    """What a file says, without what would move a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _architecture(facts: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from cgc.data.specs import DATASETS
 from cgc.errors import InputError, RunError
 from cgc.explainers import EXPLAINERS
 from cgc.explainers.stored import MapProblem, StoredMaps
-from cgc.report.html.content import Card, Model, read_curves, read_predictions, said
+from cgc.report.html.content import Card, Model, read_curves, read_predictions, read_summary, said
 from cgc.report.html.page import write_page
 from cgc.report.score_files import Key, read_scores
 
@@ -181,12 +180,7 @@ def _scored(path: Path, options: argparse.Namespace, place: Path) -> Path:
 
 
 def _load(path: Path, name: str, found: BoxedImages, data: Path) -> _Evaluated:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not the summary of an evaluation: {error}") from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("settings"), dict):
-        raise InputError(f"{path} is not the summary of an evaluation (`evaluate --out`): it has no settings")
+    summary = read_summary(path)
     scores = read_scores(path.with_suffix(".csv"))
     settings: Mapping[str, Any] = summary["settings"]
     checkpoint = settings.get("checkpoint")

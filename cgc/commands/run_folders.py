@@ -71,7 +71,7 @@ def trained_classes(checkpoint: Path) -> tuple[str, ...] | None:
     """The class names in the ``args.json`` beside a checkpoint, if there is one that lists them."""
     try:
         content = json.loads((checkpoint.parent / "args.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     names = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

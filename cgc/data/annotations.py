@@ -14,6 +14,8 @@ from typing import NamedTuple
 from cgc.data.masks import MaskPart
 from cgc.errors import InputError
 
+_FARTHEST = 1e15  # pixels; what a file says to lie farther away is put here, where 64 bits can hold it
+
 Box = tuple[int, int, int, int]
 
 
@@ -77,6 +79,7 @@ def box_from_corners(x0: float, y0: float, x1: float, y1: float) -> Box:
     >>> box_from_corners(1, 1, 50, 100), box_from_corners(75.5, 1, 100.9, 99.2)
     ((0, 0, 49, 99), (74, 0, 100, 99))
     """
+    x0, y0, x1, y1 = map(within_reach, (x0, y0, x1, y1))
     return math.floor(x0) - 1, math.floor(y0) - 1, math.ceil(x1) - 1, math.ceil(y1) - 1
 
 
@@ -88,18 +91,33 @@ def box_from_extent(x: float, y: float, width: float, height: float) -> Box:
     >>> box_from_extent(10, 5, 20, 10), box_from_extent(473.07, 0.5, 38.93, 0.5)
     ((10, 5, 29, 14), (473, 0, 511, 0))
     """
-    right, bottom = math.ceil(round(x + width, 6)) - 1, math.ceil(round(y + height, 6)) - 1
-    return math.floor(x), math.floor(y), right, bottom
+    x0, y0, x1, y1 = map(within_reach, (x, y, x + width, y + height))
+    return math.floor(x0), math.floor(y0), math.ceil(round(x1, 6)) - 1, math.ceil(round(y1, 6)) - 1
+
+
+def within_reach(coordinate: float) -> float:
+    """A coordinate in pixels that fits into 64 bits; no image reaches so far.
+
+    >>> within_reach(12.5), within_reach(-1e300)
+    (12.5, -1000000000000000.0)
+    """
+    return min(max(coordinate, -_FARTHEST), _FARTHEST)
 
 
 def inside_folder(name: str) -> bool:
-    """Whether a file name from an annotation stays in its folder: relative, and without ``..``.
+    """Whether a file name from an annotation stays in its folder: relative, and without ``..``; it can be one at all.
 
     >>> inside_folder("a/b.jpg"), inside_folder("/etc/passwd"), inside_folder("a/../../b.jpg"), inside_folder("")
     (True, False, False, False)
     """
     path = PurePosixPath(name)
-    return bool(name) and "\0" not in name and not os.path.isabs(name) and ".." not in path.parts
+    if not name or "\0" in name or os.path.isabs(name) or ".." in path.parts:
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # half of a character, which JSON can hold
+        return False
+    return True
 
 
 def shown(value: object) -> str:

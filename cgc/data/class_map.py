@@ -69,7 +69,10 @@ def _text_entries(path: Path, text: str) -> Iterator[tuple[int, str, list[str]]]
         if "\t" in line:
             category, *rest = line.split("\t")
         elif "," in line:
-            category, *rest = next(csv.reader([line], skipinitialspace=True))
+            try:
+                category, *rest = next(csv.reader([line], skipinitialspace=True))
+            except csv.Error as error:  # a cell of more than 128 KiB
+                raise InputError(f"class map {path}: line {number}: {error}") from error
         else:
             raise InputError(f"class map {path}: line {number}: no tab or comma after the category")
         yield number, category.strip(), re.split(r"[\s,;]+", " ".join(rest).partition("#")[0].strip(" ,;\t"))

@@ -61,6 +61,7 @@ def decode_data(data: bytes, path: str | Path) -> Image.Image:
     path = Path(path)
     try:
         image = Image.open(io.BytesIO(data))
+        refuse_programs(image)
         image.load()
         return _to_rgb(image)
     except UnidentifiedImageError:
@@ -69,10 +70,17 @@ def decode_data(data: bytes, path: str | Path) -> Image.Image:
         raise UnreadableImage(path, " ".join(str(error).split()) or type(error).__name__) from error
 
 
+def refuse_programs(image: Image.Image) -> None:
+    """Call it before an image's pixels are read. Raises ValueError for PostScript: Pillow has Ghostscript run it."""
+    if image.format == "EPS":
+        raise ValueError("PostScript, a program and no picture")
+
+
 def decode_pixels(data: bytes, path: str | Path) -> Pixels:
     """:func:`decode_data`, faster where the bytes are an RGB or grey JPEG: the same pixels, the same refusals.
 
-    torchvision's decoder is libjpeg, as Pillow's is. What either of them objects to is left to Pillow alone.
+    torchvision's decoder is libjpeg, as Pillow's is. What either of them objects to is left to Pillow alone. Of a
+    damaged file that both can decode the pixels are the same if their versions of libjpeg are.
     """
     rgb_HW3 = _decode_jpeg(data)
     return Pixels(to_tensor(decode_data(data, path)) if rgb_HW3 is None else rgb_HW3)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cgc.data.annotations import inside_folder, shown
 from cgc.data.decode import read_file
 from cgc.data.seeding import SeededSampler
 from cgc.data.specs import dataset_spec
@@ -267,6 +268,10 @@ def _tiny_imagenet_val(folder: Path, classes: Sequence[str] | None) -> ImageList
     for number, fields in rows:
         if len(fields) < 2:
             raise InputError(f"{table}: line {number}: expected a file name and a class")
+        if not inside_folder(fields[0]):
+            raise InputError(
+                f"{table}: line {number}: {shown(fields[0])} is no name, or lies outside of the images"
+            )
     ordered = checked_classes(folder, sorted({fields[1] for _, fields in rows}), classes)
     label_of = {name: label for label, name in enumerate(ordered)}
     rows.sort(key=lambda row: row[1][0])

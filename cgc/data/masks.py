@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cgc.data.decode import refuse_programs
 from cgc.optional_packages import optional_package
 
 MaskArray = npt.NDArray[np.bool_]
@@ -187,6 +188,7 @@ class Trimap:
                     raise ValueError(f"is {image.height}×{image.width} px, the image {of_image}")
                 if image.mode not in ("L", "P"):
                     raise ValueError(f"is no trimap (mode {image.mode})")
+                refuse_programs(image)
                 mask_HW |= np.asarray(image) == _FOREGROUND
         except OSError as error:
             raise OSError(f"{self.path}: {error.strerror or 'not an image'}") from error

@@ -60,8 +60,9 @@ def _entries(listing: Path) -> list[tuple[str, int]]:
     """(image, class number) of each line `name class species breed`."""
     entries = []
     for line, fields in table_rows(listing, 2, comments=True):
-        key, number = fields[0], fields[1].split()[0]
-        if not inside_folder(key) or not number.isdecimal() or not 1 <= int(number[:9]) <= _MOST_CLASSES:
+        key, number = fields[0], fields[1].partition(" ")[0]
+        usable = number.isdecimal() and len(number) < 9 and 1 <= int(number) <= _MOST_CLASSES
+        if not inside_folder(key) or not usable:
             raise InputError(f"{listing}: line {line}: expected an image and the number of its class")
         entries.append((key, int(number)))
     return entries

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cgc.data.decode import UnreadableImage
+from cgc.data.decode import UnreadableImage, refuse_programs
 from cgc.data.folders import ImageList
 from cgc.errors import InputError
 
@@ -73,8 +73,9 @@ class Manifest:
             return None
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from error
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is no manifest of saliency masks: {error}") from error
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            said = " ".join(str(error).split())[:100]
+            raise InputError(f"{path} is no manifest of saliency masks: {said}") from error
         return cls(masks)
 
     def write(self, folder: Path) -> None:
@@ -152,6 +153,7 @@ def read_grey(path: Path, size: tuple[int, int]) -> Image.Image:
                 raise ValueError(f"is {image.height}×{image.width} px, not {size[0]}×{size[1]} as it should")
             if image.mode not in _LARGEST and not (image.mode == "I" and image.format == "PNG"):
                 raise ValueError(f"is not a grey picture (mode {image.mode})")
+            refuse_programs(image)
             image.load()
             if image.mode == "L" and image.getextrema() == (0, 255):
                 return image

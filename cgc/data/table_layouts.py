@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgc.data.annotations import AnnotatedImage, AnnotatedObject, Annotations, Choice, box_from_extent
-from cgc.data.tables import four_numbers, table_rows
+from cgc.data.tables import four_numbers, image_name, table_rows
 from cgc.errors import InputError
 
 _TINY_TABLE = "val_annotations.txt"
@@ -24,7 +24,7 @@ def read_tiny_imagenet(folder: Path) -> Annotations:
     for number, fields in table_rows(table, 6):
         x0, y0, x1, y1 = (round(value) for value in four_numbers(table, number, fields[2:6]))
         item = AnnotatedObject(fields[1], (x0, y0, x1, y1))
-        objects.setdefault(fields[0], []).append(item)
+        objects.setdefault(image_name(table, number, fields[0]), []).append(item)
     images = [AnnotatedImage(folder / "images" / name, objects[name]) for name in sorted(objects)]
     return Annotations("tiny-imagenet", images)
 
@@ -41,7 +41,8 @@ def read_cub(root: Path, choice: Choice) -> Annotations:
     if choice.split not in _CUB_SPLITS:
         raise InputError(f"{root}: CUB has the splits train and test, not {choice.split!r}")
     found = Annotations("CUB")
-    files = {fields[0]: fields[1] for _, fields in table_rows(root / "images.txt", 2)}
+    listing = root / "images.txt"
+    files = {fields[0]: image_name(listing, line, fields[1]) for line, fields in table_rows(listing, 2)}
     in_train = {fields[0]: fields[1] for _, fields in table_rows(root / "train_test_split.txt", 2)}
     labels = {fields[0]: fields[1] for _, fields in table_rows(root / "image_class_labels.txt", 2)}
     table = root / "bounding_boxes.txt"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cgc.data.annotations import inside_folder, shown
 from cgc.errors import InputError
 
 
@@ -34,12 +35,21 @@ def table_rows(table: Path, columns: int, *, comments: bool = False) -> Iterator
         yield number, [field.strip() for field in fields]
 
 
+def image_name(table: Path, number: int, name: str) -> str:
+    """The name of an image, which stays in its folder. InputError with the line for anything else."""
+    if not inside_folder(name):
+        raise InputError(f"{table}: line {number}: {shown(name)} is no name, or lies outside of the images")
+    return name
+
+
 def four_numbers(table: Path, number: int, fields: Sequence[str]) -> tuple[float, float, float, float]:
-    """The numbers of a box. InputError with the line for anything else."""
+    """The numbers of a box, in pixels. InputError with the line for anything else."""
     try:
         a, b, c, d = (float(value) for value in fields)
         if not all(map(math.isfinite, (a, b, c, d))):
             raise ValueError
     except ValueError:
-        raise InputError(f"{table}: line {number}: a box is four numbers, not {' '.join(fields)!r}") from None
+        raise InputError(
+            f"{table}: line {number}: a box is four numbers, not {shown(' '.join(fields))}"
+        ) from None
     return a, b, c, d

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cgc.data.annotations import MalformedAnnotation
+from cgc.data.annotations import MalformedAnnotation, within_reach
 from cgc.data.boxes import BoxedImage, BoxedImages, clip_box
 from cgc.data.folders import ImageList
 from cgc.data.image_headers import NoSize, header_sizes
@@ -77,7 +77,8 @@ def _tiny_imagenet(images: ImageList) -> Boxes:
             continue
         for number, fields in table_rows(table, 5):
             box = four_numbers(table, number, fields[1:5])
-            boxes[images.root / name / "images" / fields[0]] = np.array([box]).round().astype(np.int64)
+            pixels = [round(within_reach(value)) for value in box]
+            boxes[images.root / name / "images" / fields[0]] = np.array([pixels], dtype=np.int64)
     return boxes
 
 

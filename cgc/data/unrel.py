@@ -19,9 +19,9 @@ from cgc.data.annotations import (
 )
 from cgc.data.coco import read_coco
 from cgc.data.coco_files import json_files
+from cgc.data.mat_files import load_mat
 from cgc.data.xml_folders import read_xml_folder
 from cgc.errors import InputError
-from cgc.optional_packages import optional_package
 
 _MAT = "annotations.mat"
 
@@ -82,9 +82,10 @@ def _read_mat(root: Path, mat: Path) -> Annotations:
 
 
 def _loaded(mat: Path) -> Iterator[Any]:
-    scipy = optional_package("scipy.io", "scipy", "MATLAB files")
     try:
-        content = scipy.loadmat(mat, simplify_cells=True, variable_names=["annotations"])
+        content = load_mat(mat.read_bytes(), ["annotations"])
+    except InputError:  # scipy is missing
+        raise
     except NotImplementedError as error:
         raise InputError(f"{mat}: MATLAB 7.3 files are not read; save it with -v7") from error
     except Exception as error:  # a broken file takes the reader to nearly any exception

@@ -66,7 +66,7 @@ def read_voc_devkit(root: Path, choice: Choice) -> Annotations:
     found = Annotations(f"{folder.resolve().name} {split}", classes=VOC_CLASSES, multi_label=True)
     files = _files(folder / "JPEGImages")
     for number, fields in table_rows(listing, 1):
-        key = fields[0].split()[0]
+        key = fields[0].partition(" ")[0]
         if not inside_folder(key):
             raise InputError(f"{listing}: line {number}: {key!r} is no image's name")
         path = folder / "JPEGImages" / files.get(key, f"{key}.jpg")

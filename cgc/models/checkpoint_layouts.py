@@ -8,11 +8,14 @@ DataParallel. Some hold ``model`` instead of ``state_dict``; torchvision's are b
 from __future__ import annotations
 
 import argparse
+import io
 import pickle
+import pickletools
+import zipfile
 from collections.abc import Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +32,9 @@ _NUMBERS = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
 }
+_LONGEST_NAME = 500
 _DEEPEST, _LONGEST = 100, 1_000_000
+_MOST_REPEATED = 1 << 26  # bytes; a weight that was expanded to less is harmless
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
 
 
@@ -67,6 +72,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if damage is not None:
         raise InputError(f"{path} is damaged: {damage}")
+    if _has_endless_name(path):
+        raise InputError(
+            f"{path} is not a checkpoint: it names something by more than {_LONGEST_NAME} letters"
+        )
     try:
         with torch.serialization.safe_globals(_plain_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -88,11 +97,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except ValueError as error:
         raise InputError(f"{path} is not a usable checkpoint: {error}") from error
     for name, weight in weights.items():
+        if not name.isprintable():
+            raise InputError(f"{path} is not a usable checkpoint: {ascii(name)[:60]} is no name of a weight")
         if (odd := _odd(weight)) is not None:
             raise InputError(f"{path} is not a usable checkpoint: {name} {odd}")
     extra = {} if container is None else content
     arch = extra.get("arch")
-    return Checkpoint(path, weights, arch if isinstance(arch, str) else None, extra, container)
+    arch = arch if isinstance(arch, str) and arch.isprintable() else None
+    return Checkpoint(path, weights, arch, extra, container)
 
 
 def match(backbone: nn.Module, checkpoint: Checkpoint) -> KeyMatch:
@@ -185,6 +197,27 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     return {str(k): w for k, w in content.items() if isinstance(w, Tensor)}
 
 
+def _has_endless_name(path: Path) -> bool:
+    """Whether a pickle in the file names a type by more letters than any has.
+
+    torch refuses the type, and then searches the name for what to advise, in the square of its length.
+    """
+    try:
+        with path.open("rb") as file:
+            pickles: list[IO[bytes]] = [file] * 5  # of the old format, one after the other
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    names = [name for name in archive.namelist() if name.endswith(".pkl")]
+                    pickles = [io.BytesIO(archive.read(name)) for name in names]
+            return any(
+                code.name in ("GLOBAL", "INST") and len(str(argument)) > _LONGEST_NAME
+                for each in pickles
+                for code, argument, _ in pickletools.genops(each)
+            )
+    except Exception:  # torch will say that this is no pickle
+        return False
+
+
 def _endless(content: Any) -> bool:
     """Whether it is nested deeper than any checkpoint, or longer when written out: a list may stand in others often."""
     waiting, seen = [(content, 0)], 0
@@ -208,8 +241,9 @@ def _odd(weight: Tensor) -> str | None:
         return "has no values"
     if weight.dtype not in _NUMBERS:
         return f"is of {weight.dtype}"
-    if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
-        return "repeats its numbers"
+    size = weight.numel() * weight.element_size()
+    if size > max(weight.untyped_storage().nbytes(), _MOST_REPEATED):
+        return f"repeats its numbers to {size:,} bytes"
     return None
 
 

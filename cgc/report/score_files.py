@@ -24,6 +24,8 @@ _NAMES = ("path", "class", "prediction", "explained", "predicted")
 # Columns that hold numbers in every row; of others, those with any other text are left aside.
 _NUMBERS = ("correct", "confidence", "ch", "pg", "spg", "insertion", "deletion")
 
+_LARGEST = 1e100  # of a cell: sums of such numbers are still finite
+
 
 @dataclass(frozen=True)
 class ScoreFile:
@@ -111,4 +113,4 @@ def _number(cell: str) -> float | None:
         value = float(cell)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= _LARGEST else None

@@ -107,7 +107,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """An object in a JSON file; None where there is none, or a broken one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from cgc.commands.train import main
+from cgc.engine.loop import Trainer
 from tests.data.images import save_photograph
 
 CLASSES = ("ant", "bee", "cow")
@@ -36,6 +38,19 @@ def train(
     common = ["-a", arch, "--image-size", "32", "-j", "0", "-b", "5", "--epochs", "2", "--device", "cpu"]
     folder = [] if save_dir is None else ["--save_dir", str(save_dir)]
     return main([str(data), *common, *folder, *map(str, arguments)], preset=preset)
+
+
+def signal_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """SIGINT to this process in the middle of a step."""
+    step, done = Trainer._step, [0]
+
+    def counted(self: Trainer, *arguments: Any) -> None:
+        done[0] += 1
+        if done[0] == steps:
+            signal.raise_signal(signal.SIGINT)
+        step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", counted)
 
 
 def checkpoint(path: Path) -> dict[str, Any]:

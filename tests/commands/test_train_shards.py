@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cgc.commands.make_shards import main as make_shards
-from cgc.engine.loop import Trainer
-from tests.commands.runs import error_line, refused, result, rows, train, training_differences
+from tests.commands.runs import error_line, refused, result, rows, signal_after, train, training_differences
 from tests.data.shards.fixture import serving
 
 pytestmark = pytest.mark.usefixtures("plain_panels")
@@ -28,18 +25,6 @@ def shards(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
-def _signal_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    step, done = Trainer._step, [0]
-
-    def counted(self: Trainer, *arguments: Any) -> None:
-        done[0] += 1
-        if done[0] == steps:
-            signal.raise_signal(signal.SIGINT)
-        step(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "_step", counted)
-
-
 @pytest.mark.parametrize("unlabelled", [False, True])
 def test_stopped_within_an_epoch_and_continued_from_a_url(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unlabelled: bool
@@ -52,7 +37,7 @@ def test_stopped_within_an_epoch_and_continued_from_a_url(
     whole, parts, last = tmp_path / "whole", tmp_path / "parts", "checkpoint_002.pth.tar"
     assert train(shards, *SMALL, *stream(shards), save_dir=whole) == 0
     with monkeypatch.context() as patch:
-        _signal_after(patch, 4)
+        signal_after(patch, 4)
         assert train(shards, *SMALL, *stream(shards), save_dir=parts) == 130
     checkpoint = parts / "checkpoint_001_step000001.pth.tar"
     with serving(shards) as server:

@@ -10,17 +10,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from cgc.commands import training_network
-from cgc.engine.loop import Trainer
 from cgc.engine.optim import Schedule, make_optimizer, make_schedule
 from cgc.models.backbones import TinyResNet
-from tests.commands.runs import checkpoint, checkpoints, error_line, result, rows, train, training_differences
+from tests.commands.runs import (
+    checkpoint,
+    checkpoints,
+    error_line,
+    result,
+    rows,
+    signal_after,
+    train,
+    training_differences,
+)
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("plain_panels")
@@ -38,19 +45,6 @@ def _with_dropout(arch: str, num_classes: int, **_: object) -> nn.Module:
     backbone = TinyResNet(num_classes)
     backbone.layer3 = nn.Sequential(nn.Dropout2d(0.3), backbone.layer3)  # type: ignore[assignment]
     return backbone
-
-
-def _signal_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """SIGINT to this process in the middle of a step."""
-    step, done = Trainer._step, [0]
-
-    def counted(self: Trainer, *arguments: Any) -> None:
-        done[0] += 1
-        if done[0] == steps:
-            signal.raise_signal(signal.SIGINT)
-        step(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "_step", counted)
 
 
 @pytest.fixture
@@ -72,7 +66,7 @@ def test_stopped_by_a_signal_and_continued_ends_bit_identical(
 ) -> None:
     parts, options = tmp_path / "parts", ["--epochs", "3", "--schedule", "cosine"]
     with monkeypatch.context() as patch:
-        _signal_after(patch, steps)
+        signal_after(patch, steps)
         assert train(training_data, *options, save_dir=parts) == 130
     said = capsys.readouterr().err
     assert "SIGINT: finishing the step" in said
@@ -151,7 +145,7 @@ def test_another_batch_size_inside_an_epoch_is_refused(
     """It would leave out images, or show some twice."""
     run, options = tmp_path / "run", ["--epochs", "1", "--method", "baseline"]
     with monkeypatch.context() as patch:
-        _signal_after(patch, 1)
+        signal_after(patch, 1)
         assert train(training_data, *options, save_dir=run) == 130
     capsys.readouterr()
     arguments = [*options, "-b", batch, "--resume", run / "checkpoint_000_step000001.pth.tar"]

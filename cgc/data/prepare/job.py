@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from cgc.data.annotations import Annotations, inside_folder, shown
+from cgc.data.mat_files import load_mat
 from cgc.data.prepare.archives import members, read_member
 from cgc.data.prepare.extraction import Place, Progress, extract, give_file
 from cgc.data.prepare.state import State
 from cgc.data.saliency_files import write_whole
 from cgc.errors import InputError, RunError
-from cgc.optional_packages import optional_package
 
 
 @dataclass
@@ -120,9 +119,10 @@ def read_mat(where: object, data: bytes, *names: str) -> list[Any]:
 
     Raises InputError: scipy is missing, a broken file, or one without a variable.
     """
-    scipy = optional_package("scipy.io", "scipy", "MATLAB files")
     try:
-        content = scipy.loadmat(io.BytesIO(data), simplify_cells=True, variable_names=list(names))
+        content = load_mat(data, names)
+    except InputError:  # scipy is missing
+        raise
     except Exception as error:  # a broken file takes the reader to nearly any exception
         raise InputError(f"{where}: not a MATLAB file that can be read") from error
     for name in names:

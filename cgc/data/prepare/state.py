@@ -72,7 +72,7 @@ def read_state(folder: Path) -> State | None:
         return None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a note that this program wrote; remove it to begin anew") from error
     return state
 

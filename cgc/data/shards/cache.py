@@ -251,16 +251,16 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-_own_locks: dict[int, threading.Lock] = {}
+_own_locks: dict[int, threading.RLock] = {}
 
 
-def _own_lock() -> threading.Lock:
+def _own_lock() -> threading.RLock:
     """One thread of this process at a time: locks on files belong to processes.
 
     They keep out no other thread, and two threads that hold and wait look like a deadlock to the kernel. A forked
     process has a lock of its own, since nobody would ever release its copy of one that was held.
     """
-    return _own_locks.setdefault(os.getpid(), threading.Lock())
+    return _own_locks.setdefault(os.getpid(), threading.RLock())
 
 
 @contextlib.contextmanager

@@ -197,9 +197,12 @@ class ShardWriter:
             return None
         try:
             content = json.loads((self.folder / MAKING).read_text(encoding="utf-8"))
-            self._listed = {str(name): dict(entry) for name, entry in content["shards"].items()}
+            self._listed = {
+                str(name): {"sha256": str(entry["sha256"]), "left_out": list(entry.get("left_out", ()))}
+                for name, entry in content["shards"].items()
+            }
             return str(content["made"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{self.folder / MAKING}: not a list of finished shards") from error
 
     def _save(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,65 @@ class Card:
     boxes: npt.NDArray[np.int64]
     mask_HW: npt.NDArray[np.bool_] | None
     said: tuple[Said, ...]
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The JSON of an evaluation. What a report shows of it is of the kind that an evaluation writes.
+
+    Raises InputError for a file that cannot be read, or that is another one.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not the summary of an evaluation: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise InputError(f"{path} is not the summary of an evaluation (`evaluate --out`): it has no settings")
+    odd = next(_odd(content), None)
+    if odd is not None:
+        raise InputError(f"{path} is not the summary of an evaluation: {odd}")
+    return content
+
+
+def _odd(content: Mapping[str, Any]) -> Iterator[str]:
+    """What is not as an evaluation writes it."""
+    if not _number_or_none(content.get("top1")):
+        yield "top1 is no number"
+    for name in ("scores", "intervals", "counted", "skipped"):
+        if not isinstance(content.get(name, {}), dict):
+            yield f"{name} is no object"
+            return
+    if not all(
+        isinstance(each, dict) and all(map(_number_or_none, each.values()))
+        for each in _all("scores", content)
+    ):
+        yield "a score is no number"
+    for ends in _all("intervals", content):
+        if ends is not None and not (isinstance(ends, list) and len(ends) == 2 and all(map(_number, ends))):
+            yield "an interval is not two numbers"
+    if not all(map(_number, _all("counted", content))):
+        yield "a count is no number"
+    if not all(isinstance(each, list) for each in (*_all("skipped", content), content.get("notes", []))):
+        yield "what was skipped, or the notes, are no lists"
+    paths = (content["settings"].get(name) for name in ("checkpoint", "maps", "save_maps"))
+    if not all(each is None or (isinstance(each, str) and "\0" not in each) for each in paths):
+        yield "a path in the settings is none"
+
+
+def _all(name: str, content: Mapping[str, Any]) -> Collection[Any]:
+    values: Mapping[str, Any] = content.get(name, {})
+    return values.values()
+
+
+def _number_or_none(value: object) -> bool:
+    return value is None or _number(value)
+
+
+def _number(value: object) -> bool:
+    """Whether it is a number that a float can be; true and false are none."""
+    try:
+        return type(value) in (int, float) and math.isfinite(float(value))  # type: ignore[arg-type]
+    except OverflowError:
+        return False
 
 
 def read_predictions(path: Path) -> dict[Key, str]:

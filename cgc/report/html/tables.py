@@ -79,7 +79,7 @@ def _line(key: str, title: str, m: int, model: Model, change: Difference | None,
         f'<td class="value"><span>{scale * value:{form}}</span>{bar}</td>',
         f"<td>{_ends(ends, scale, form)}</td>",
         *(_trivial(each, value, scale, form, key in LESS_IS_BETTER) for each in trivial),
-        f"<td>{found['rows']}</td>",
+        f"<td>{escape(str(found['rows']))}</td>",
     ]
     if several:
         cells += _change(change, scale, form)

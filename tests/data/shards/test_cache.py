@@ -8,7 +8,6 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,10 @@ from cgc.data.shards.cache import CachedFiles, CacheOptions, Unavailable, as_url
 from cgc.data.shards.folders import ShardOptions, open_images, open_shards, open_stream
 from cgc.data.shards.index import INDEX
 from cgc.errors import InputError
-from tests.data.shards.fixture import Server, plain_tar, serving, shards_of
+from tests.data.shards.fixture import Server, plain_tar, serving
 from tests.data.shards.test_images import contents
 
 FIRST = "train-000000.tar"
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> ImageList:
-    """12 images; 4 shards of them lie in `<tmp_path>/shards/train`."""
-    return shards_of(tmp_path)[0]
-
-
-@pytest.fixture
-def server(images: ImageList, tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path / "shards") as server:
-        yield server
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,22 +24,10 @@ from cgc.data.shards.tar import is_safe
 from cgc.data.shards.writer import ShardWriter
 from cgc.errors import InputError
 from tests.data.saliency_fixture import RESIZE, SIZE, filled_by, opened
-from tests.data.shards.fixture import Server, serving, shards_of, write_shards
+from tests.data.shards.fixture import Server, shards_of, write_shards
 from tests.data.shards.test_images import contents
 
 FIRST = "train-000000.tar"
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> ImageList:
-    """12 images; 4 shards of them lie in `<tmp_path>/shards/train`."""
-    return shards_of(tmp_path)[0]
-
-
-@pytest.fixture
-def server(images: ImageList, tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path / "shards") as server:
-        yield server
 
 
 @pytest.fixture

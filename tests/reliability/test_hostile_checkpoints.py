@@ -1,0 +1,184 @@
+"""Checkpoints made to do harm: what they carry is not run, what they claim is not believed, nothing is fetched."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cgc.models.checkpoint_layouts import read_checkpoint
+from cgc.models.loading import load_model
+from tests.reliability.fuzz_watch import refusal
+
+
+class Calls:
+    """Pickled as a call of anything."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "function", [torch.save, torch.load, torch.hub.load, torch.jit.save, exec, os.system, open]
+)
+def test_nothing_that_a_checkpoint_calls_is_called(
+    tmp_path: Path, function: Callable[..., Any], zipped: bool
+) -> None:
+    """Functions of torch are no safer than others: torch.save writes files, torch.load unpickles."""
+    ran, path = tmp_path / "ran", tmp_path / "a.pth"
+    arguments: dict[Any, tuple[Any, ...]] = {
+        torch.save: (1, str(ran)),
+        exec: (f"open({str(ran)!r}, 'w')",),
+        os.system: (f"touch {ran}",),
+    }
+    call = Calls(function, *arguments.get(function, (str(ran), "w")))
+    weights = {"state_dict": {"a.weight": torch.ones(2, 2)}, "epoch": [{"x": (call,)}]}
+    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    assert "other than tensors and plain types" in refusal(tmp_path, lambda: read_checkpoint(path))
+    assert not ran.exists()
+    if function in (*arguments, open):  # what it would have done
+        torch.load(path, weights_only=False)
+        assert ran.exists()
+
+
+def test_a_compiled_program_is_no_checkpoint(tmp_path: Path) -> None:
+    """TorchScript: an archive with code beside its tensors."""
+    path = tmp_path / "a.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)  # type: ignore[no-untyped-call]
+    assert "is not a checkpoint" in refusal(tmp_path, lambda: read_checkpoint(path))
+
+
+_ONE = torch.ones(1)
+ODD: dict[str, tuple[Tensor, str]] = {
+    "no values": (torch.empty(3, 4, device="meta"), "has no values"),
+    "a petabyte": (_ONE.expand(1 << 20, 1 << 28), "repeats its numbers"),
+    "8 bits": (torch.ones(2, 2).to(torch.float8_e4m3fn), "float8"),
+    "complex": (torch.ones(2, 2, dtype=torch.complex64), "complex64"),
+    "sparse": (torch.ones(2, 2).to_sparse(), "sparse"),
+    "quantised": (torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8), "quantised"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, kind: str) -> None:
+    """Whoever counts or compares their numbers would fail, or take all memory."""
+    weight, said = ODD[kind]
+    torch.save({"conv1.weight": weight, "fc.weight": torch.ones(2, 2)}, tmp_path / "a.pth")
+    message = refusal(tmp_path, lambda: read_checkpoint(tmp_path / "a.pth"))
+    assert "conv1.weight" in message
+    assert said in message
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_an_endless_name_is_refused_at_once(tmp_path: Path, old: bool) -> None:
+    """torch would look through it for minutes."""
+    path, named = tmp_path / "a.pth", b"cos\n" + b"GLOBAL " * 100_000 + b"\n."
+    if old:
+        path.write_bytes(b"\x80\x02" + named)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/data.pkl", b"\x80\x02" + named)
+            archive.writestr("a/version", b"3\n")
+    assert "more than 500 letters" in refusal(tmp_path, lambda: read_checkpoint(path))
+
+
+def test_names_that_are_no_text_are_not_repeated(tmp_path: Path) -> None:
+    """A terminal would do what they say."""
+    path, weights = tmp_path / "a.pth", {"a.weight": torch.ones(2, 2)}
+    torch.save({"arch": "x\n\x1b[2J", "state_dict": weights}, path)
+    assert read_checkpoint(path).arch is None
+    assert "names no architecture" in refusal(tmp_path, lambda: load_model(None, path, 2))
+    torch.save({"state_dict": {"a\n\x1b[2J": torch.ones(2, 2), **weights}}, path)
+    assert r"'a\n\x1b[2J' is no name of a weight" in refusal(tmp_path, lambda: read_checkpoint(path))
+
+
+def _laughs() -> list[Any]:
+    """10^30 words, in thirty lists."""
+    words: list[Any] = ["ha"]
+    for _ in range(30):
+        words = [words] * 10
+    return words
+
+
+def _deep() -> list[Any]:
+    inner: list[Any] = []
+    for _ in range(300):
+        inner = [inner]
+    return inner
+
+
+def _circle() -> dict[str, Any]:
+    inside: dict[str, Any] = {}
+    inside["again"] = inside
+    return inside
+
+
+@pytest.mark.parametrize("make", [_laughs, _deep, _circle])
+def test_lists_in_lists_without_end_are_refused(tmp_path: Path, make: Callable[[], Any]) -> None:
+    """Whoever showed or compared them would not come to an end."""
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": {"a.weight": torch.ones(2, 2)}, "args": argparse.Namespace(x=make())}, path)
+    assert "without end" in refusal(tmp_path, lambda: read_checkpoint(path))
+
+
+def test_a_pickle_that_ends_in_a_number_is_refused(tmp_path: Path) -> None:
+    for number in (b"J\x01", b"G\x01", b"X\x01", b"M", b"\x8b\x01", b"\x8e\x01"):
+        with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+            archive.writestr("a/data.pkl", b"\x80\x02" + number)
+            archive.writestr("a/version", b"3\n")
+        refusal(tmp_path, lambda: read_checkpoint(tmp_path / "a.pth"))
+
+
+def test_an_archive_with_names_that_are_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/dätä.pkl", b"\x80\x02}.")
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xff\xff"))
+    assert "is damaged: " in refusal(tmp_path, lambda: read_checkpoint(path))
+
+
+def test_weights_that_the_old_format_names_and_does_not_hold(tmp_path: Path) -> None:
+    weight, path = torch.ones(2, 2), tmp_path / "a.pth"
+    torch.save({"a.weight": weight}, path, _use_new_zipfile_serialization=False)
+    name = str(weight.untyped_storage()._cdata).encode()
+    assert path.read_bytes().count(name) == 2
+    path.write_bytes(path.read_bytes().replace(name, name[:-1] + b"x", 1))
+    assert "or a damaged one" in refusal(tmp_path, lambda: read_checkpoint(path))
+
+
+@pytest.mark.parametrize("with_checksums", [True, False])
+def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path, with_checksums: bool) -> None:
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}.")
+        archive.writestr("a/data/0", bytes(30_000_000))
+    assert path.stat().st_size < 50_000
+    if not with_checksums:  # without them its records would not be looked at
+        data = bytearray(path.read_bytes())
+        for mark, place in ((b"PK\x03\x04", 14), (b"PK\x01\x02", 16)):
+            at = data.find(mark)
+            while at >= 0:
+                data[at + place : at + place + 4] = bytes(4)
+                at = data.find(mark, at + 4)
+        path.write_bytes(data)
+    assert "more than 20 times as many" in refusal(tmp_path, lambda: read_checkpoint(path))
+
+
+@pytest.mark.parametrize(
+    "arch", ["timm:hf-hub:someone/model", "timm:local-dir:/tmp/x", "hf-hub:x/y", "__init__", "../x"]
+)
+def test_the_architecture_that_a_file_names_is_not_fetched(tmp_path: Path, arch: str) -> None:
+    pytest.importorskip("timm")
+    torch.save({"arch": arch, "state_dict": {"a.weight": torch.ones(2, 2)}}, tmp_path / "a.pth")
+    assert arch.partition(":")[2] in refusal(tmp_path, lambda: load_model(None, tmp_path / "a.pth", 2))
