@@ -27,7 +27,7 @@ def slow(script: str, promised: tuple[str, ...]) -> Any:
         slow(
             "methods.py", ("GC over two passes:", "SGC over CGC:", "energy over baseline:", "95 % interval")
         ),
-        (
+        slow(
             "step.py",
             (
                 "batch 4",
@@ -45,7 +45,7 @@ def slow(script: str, promised: tuple[str, ...]) -> Any:
         ),
         slow("memory.py", ("batch 4", "fresh process", "CGC over cross-entropy:", "goal: at most 1.05")),
         slow("scaling.py", ("gloo", "2 x local", "2 x gathered", "all-reduce", "MB per step", "cores")),
-        (
+        slow(
             "cost_model.py",
             (
                 "prediction",

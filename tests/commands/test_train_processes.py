@@ -192,6 +192,7 @@ def test_unlabelled_images_are_shared_too(place: Path) -> None:
     same_run(place / "semi1", place / "semi2")
 
 
+@pytest.mark.slow
 def test_what_processes_cannot_share_is_named(place: Path) -> None:
     refused = run(place, 2, "--save_dir", "refused", "-b", "5")
     assert refused.returncode != 0

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
+
 from tests.reliability import fuzz_annotations, fuzz_data, fuzz_files
 from tests.reliability.fuzz_changes import TARGETS, Target, mutated
 from tests.reliability.fuzz_watch import try_input
@@ -114,6 +116,7 @@ def in_process(target: Target, inputs: range, seed: int) -> Outcome:
 
 
 def _child(target: Target, inputs: range, seed: int, folder: Path, at: c_int64, answer: Connection) -> None:
+    torch.set_num_threads(1)  # a forked process has none of the others
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     silence = os.open(os.devnull, os.O_WRONLY)  # libraries write of damage to the error stream

@@ -94,6 +94,7 @@ def run(data: Path, folder: Path, shared: Shared, *, slowly: bool) -> int:
         return pid
     status = 1
     try:
+        torch.set_num_threads(1)  # a forked process has none of the others
         log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)

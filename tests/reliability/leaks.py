@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,18 @@ class Held:
     hooks: int
 
 
+def hooks_of(modules: Iterable[nn.Module]) -> int:
+    """How many hooks are registered on them."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    return sum(len(getattr(each, kind)) for each in modules for kind in kinds)
+
+
 def held() -> Held:
     gc.collect()
     things = [each for each in gc.get_objects() if isinstance(each, (torch.Tensor, nn.Module))]
     modules = [each for each in things if isinstance(each, nn.Module)]
-    hooks = sum(
-        len(each._forward_hooks) + len(each._forward_pre_hooks) + len(each._backward_hooks)
-        for each in modules
-    )
     files = len(os.listdir("/proc/self/fd"))
-    return Held(memory(), len(things) - len(modules), files, hooks)
+    return Held(memory(), len(things) - len(modules), files, hooks_of(modules))
 
 
 def watched(place: Any, name: str, every: int, work: Callable[[], int]) -> list[Held]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from cgc.gradcam import GradCAMModel
 from cgc.models.backbones import build_backbone
-from tests.reliability.leaks import Held, both, held
+from tests.reliability.leaks import Held, both, held, hooks_of
 
 
 def grows(found: list[Held], megabytes: float) -> bool:
@@ -29,6 +29,7 @@ def test_a_thousand_steps_and_images(tmp_path: Path) -> None:
     assert not grows(evaluated, 20)
 
 
+@pytest.mark.slow
 def test_what_is_counted_would_show() -> None:
     """A hook, a tensor and a file that stay behind are seen."""
     before = held()
@@ -44,7 +45,7 @@ def test_what_is_counted_would_show() -> None:
 @pytest.mark.parametrize("layer", [None, "layer2"])
 def test_a_model_that_was_explained_has_no_hooks_left(layer: str | None) -> None:
     model = GradCAMModel(build_backbone("resnet_tiny", 3), layer).eval()
-    hooks = held().hooks
+    hooks = hooks_of(model.modules())
     logits, features = model(torch.randn(2, 3, 32, 32))
     model.heatmaps(logits, features)
-    assert held().hooks == hooks
+    assert hooks_of(model.modules()) == hooks

@@ -264,6 +264,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_there(
 
         status = 1
         try:
+            torch.set_num_threads(1)  # a forked process has none of the others
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
             sys.stderr = (tmp_path / "said").open("w", buffering=1)
