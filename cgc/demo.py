@@ -114,7 +114,7 @@ def write_report(data: Path, runs: Path, options: argparse.Namespace) -> Path:
         "--classes",
         str(data / "train"),
     ]
-    words += ["--input_resize", str(SIZE), "-b", "50", "-j", "0", "--out", str(page)]
+    words += ["--input_resize", str(SIZE), "-b", "50", "-j", "0", "--images", "100000", "--out", str(page)]
     words += ["--title", "Demonstration: where three models look"]
     words += ["--device", options.device] if options.device else []
     status = report.main(words)

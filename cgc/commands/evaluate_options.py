@@ -18,6 +18,7 @@ from cgc.commands.options import (
     positive_int,
     seed,
 )
+from cgc.commands.run_folders import find_checkpoint
 from cgc.data.boxes import BOXED_DATASETS
 from cgc.data.specs import DATASETS
 from cgc.engine.runtime import Precision
@@ -119,6 +120,11 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> Options:
     if len(inputs) == 2 and resume is not None:
         parser.error(f"two checkpoints: {inputs[0]} and --resume {resume}")
     checkpoint = inputs[0] if len(inputs) == 2 else resume
+    if checkpoint is not None and checkpoint.is_dir():  # of a run
+        try:
+            checkpoint = find_checkpoint(checkpoint)
+        except InputError as error:
+            parser.error(str(error))
     return Options(data=inputs[-1], checkpoint=checkpoint, **given)
 
 

@@ -165,6 +165,17 @@ def test_an_evaluation_is_repeated(finished: Path, data: Path, tmp_path: Path) -
     }
 
 
+def test_an_evaluation_takes_the_folder_of_a_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = evaluate_options.PRESETS["evaluate"]
+    found = evaluate_options.parse([str(finished), "data"], preset).checkpoint
+    assert found == finished / "checkpoint_002.pth.tar"
+    with pytest.raises(SystemExit):
+        evaluate_options.parse([str(tmp_path), "data"], preset)
+    assert str(tmp_path) in error_line(capsys.readouterr().err)
+
+
 def test_every_option_of_an_evaluation_is_taken_up(tmp_path: Path) -> None:
     preset = evaluate_options.PRESETS["evaluate"]
     words = [
