@@ -16,12 +16,11 @@ import pytest
 from cgc.commands import reproduce
 from cgc.commands.reproduce_script import main as run_script
 from cgc.commands.reproduce_script import program
-from cgc.engine.loop import Trainer
 from cgc.errors import InputError
 from cgc.reproduce.chain import Interrupted
 from cgc.reproduce.plan import Job
 from cgc.reproduce.tables import TABLES
-from tests.commands.runs import error_line, rows
+from tests.commands.runs import error_line, rows, signal_after
 from tests.data.images import save_photograph
 
 ROOT = Path(__file__).parents[2]
@@ -149,15 +148,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, plain_panels: None) -> None:
 
 def stopping_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> Callable[[Job, Path], int]:
     """SIGINT in a training's step, handed on as a process would hand it on."""
-    step, done = Trainer._step, [0]
-
-    def counted(self: Trainer, *arguments: Any) -> None:
-        done[0] += 1
-        if done[0] == steps:
-            signal.raise_signal(signal.SIGINT)
-        step(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "_step", counted)
+    signal_after(monkeypatch, steps)
 
     def execute(job: Job, log: Path) -> int:
         status = in_process(job, log)
