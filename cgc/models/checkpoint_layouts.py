@@ -8,14 +8,11 @@ DataParallel. Some hold ``model`` instead of ``state_dict``; torchvision's are b
 from __future__ import annotations
 
 import argparse
-import io
 import pickle
-import pickletools
-import zipfile
 from collections.abc import Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 from cgc.errors import InputError
 from cgc.models.checksums import damaged_record
 from cgc.models.key_names import KeyMatch, is_swav_pretrained, match_keys, plain_names
+from cgc.models.pickles import why_refused
 
 OtherHead = Literal["refuse", "initialise"]
 
@@ -32,7 +30,6 @@ _NUMBERS = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
 }
-_LONGEST_NAME = 500
 _DEEPEST, _LONGEST = 100, 1_000_000
 _MOST_REPEATED = 1 << 26  # bytes; a weight that was expanded to less is harmless
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
@@ -72,17 +69,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if damage is not None:
         raise InputError(f"{path} is damaged: {damage}")
-    if _has_endless_name(path):
-        raise InputError(
-            f"{path} is not a checkpoint: it names something by more than {_LONGEST_NAME} letters"
-        )
     try:
+        if (why := why_refused(path)) is not None:
+            raise InputError(f"{path} is not a checkpoint: {why}")
         with torch.serialization.safe_globals(_plain_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = "GLOBAL" in str(error) or "Unsupported" in str(error)
         why = "it holds objects other than tensors and plain types" if refused else "it cannot be read"
         raise InputError(f"{path} is not a checkpoint: {why}") from error
+    except InputError:
+        raise
     except Exception as error:  # a damaged file takes torch to nearly any exception
         raise InputError(f"{path} is not a checkpoint, or a damaged one") from error
     if _endless(content):
@@ -195,27 +192,6 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
     return {str(k): w for k, w in content.items() if isinstance(w, Tensor)}
-
-
-def _has_endless_name(path: Path) -> bool:
-    """Whether a pickle in the file names a type by more letters than any has.
-
-    torch refuses the type, and then searches the name for what to advise, in the square of its length.
-    """
-    try:
-        with path.open("rb") as file:
-            pickles: list[IO[bytes]] = [file] * 5  # of the old format, one after the other
-            if zipfile.is_zipfile(path):
-                with zipfile.ZipFile(path) as archive:
-                    names = [name for name in archive.namelist() if name.endswith(".pkl")]
-                    pickles = [io.BytesIO(archive.read(name)) for name in names]
-            return any(
-                code.name in ("GLOBAL", "INST") and len(str(argument)) > _LONGEST_NAME
-                for each in pickles
-                for code, argument, _ in pickletools.genops(each)
-            )
-    except Exception:  # torch will say that this is no pickle
-        return False
 
 
 def _endless(content: Any) -> bool:

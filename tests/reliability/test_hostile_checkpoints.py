@@ -80,17 +80,43 @@ def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, kind: str) -> N
     assert said in message
 
 
-@pytest.mark.parametrize("old", [False, True])
-def test_an_endless_name_is_refused_at_once(tmp_path: Path, old: bool) -> None:
-    """torch would look through it for minutes."""
-    path, named = tmp_path / "a.pth", b"cos\n" + b"GLOBAL " * 100_000 + b"\n."
+def _written(path: Path, pickled: bytes, *, old: bool) -> Path:
+    """A file of torch's old or present format whose first pickle, after the protocol, is this."""
     if old:
-        path.write_bytes(b"\x80\x02" + named)
+        path.write_bytes(b"\x80\x02" + pickled)
     else:
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("a/data.pkl", b"\x80\x02" + named)
+            archive.writestr("a/data.pkl", b"\x80\x02" + pickled)
             archive.writestr("a/version", b"3\n")
-    assert "more than 500 letters" in refusal(tmp_path, lambda: read_checkpoint(path))
+    return path
+
+
+def _text(letters: bytes) -> bytes:
+    return b"X" + len(letters).to_bytes(4, "little") + letters
+
+
+_LAUGH = (
+    b"]q\0" + _text(b"ha") + b"a0" + b"".join(b"]q%c(" % (k + 1) + b"h%c" % k * 10 + b"e0" for k in range(30))
+)
+# Pickles that torch refuses, and whose refusal takes it minutes, or all memory.
+_ENDLESS = {
+    "name": (b"cos\n" + b"GLOBAL " * 100_000 + b"\n.", "more than 500 letters"),
+    "name that is no ASCII": (b"cos\n" + "é".encode() * 100_000 + b"\n.", "or a damaged one"),
+    "text called": (_text(b"x" * 100_000) + b")R.", "calls something that is no type"),
+    "text made": (_text(b"x" * 100_000) + b")\x81.", "calls something that is no type"),
+    "text remembered and called": (_text(b"x" * 100_000) + b"q\0)h\0)R.", "calls something that is no type"),
+    "list of lists called": (_LAUGH + b"h\x1e)R.", "calls something that is no type"),
+}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("kind", _ENDLESS)
+def test_what_takes_torch_without_end_to_refuse_is_refused_at_once(
+    tmp_path: Path, kind: str, old: bool
+) -> None:
+    pickled, said = _ENDLESS[kind]
+    path = _written(tmp_path / "a.pth", pickled, old=old)
+    assert said in refusal(tmp_path, lambda: read_checkpoint(path))
 
 
 def test_names_that_are_no_text_are_not_repeated(tmp_path: Path) -> None:
@@ -133,11 +159,10 @@ def test_lists_in_lists_without_end_are_refused(tmp_path: Path, make: Callable[[
 
 
 def test_a_pickle_that_ends_in_a_number_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
     for number in (b"J\x01", b"G\x01", b"X\x01", b"M", b"\x8b\x01", b"\x8e\x01"):
-        with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
-            archive.writestr("a/data.pkl", b"\x80\x02" + number)
-            archive.writestr("a/version", b"3\n")
-        refusal(tmp_path, lambda: read_checkpoint(tmp_path / "a.pth"))
+        _written(path, number, old=False)
+        refusal(tmp_path, lambda: read_checkpoint(path))
 
 
 def test_an_archive_with_names_that_are_no_text_is_refused(tmp_path: Path) -> None:
