@@ -65,6 +65,7 @@ def read_voc_devkit(root: Path, choice: Choice) -> Annotations:
         raise InputError(f"{listing}: no such file (splits that are there: {', '.join(there) or 'none'})")
     found = Annotations(f"{folder.resolve().name} {split}", classes=VOC_CLASSES, multi_label=True)
     files = _files(folder / "JPEGImages")
+    seen: set[str] = set()
     for number, fields in table_rows(listing, 1):
         key = fields[0].partition(" ")[0]
         if not inside_folder(key):
@@ -75,7 +76,10 @@ def read_voc_devkit(root: Path, choice: Choice) -> Annotations:
             found.skip("image not on disk", str(path))
         elif not xml.is_file():
             found.skip("no annotation", str(path))
+        elif key in seen:
+            found.skip("image listed twice", str(path))
         else:
+            seen.add(key)
             try:
                 found.images.append(AnnotatedImage(path, read_voc(xml)))
             except MalformedAnnotation as error:
