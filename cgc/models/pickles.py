@@ -29,8 +29,10 @@ def why_refused(path: Path) -> str | None:
         with path.open("rb") as file:
             return next(filter(None, (_unfit(file) for _ in range(_IN_OLD_FORMAT))), None)
     with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".pkl")]
-        return next(filter(None, (_unfit(io.BytesIO(archive.read(name))) for name in names)), None)
+        records = [record for record in archive.infolist() if record.filename.endswith(".pkl")]
+        for record in records:
+            del record.CRC  # compared before where there is one; files may be written without, and have 0 here
+        return next(filter(None, (_unfit(io.BytesIO(archive.read(record))) for record in records)), None)
 
 
 def _unfit(pickle: IO[bytes]) -> str | None:
