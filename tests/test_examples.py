@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
+from cgc.commands.run_folders import AUTO
 from cgc.commands.train_presets import PRESETS
-from cgc.commands.training_run import AUTO
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(

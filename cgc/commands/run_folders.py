@@ -8,10 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cgc.engine.checkpoint import BEST, checkpoints_in
+from cgc.engine.processes import Processes
 from cgc.errors import InputError
 from cgc.models.checkpoint_layouts import read_checkpoint
 
+AUTO = Path("auto")  # --resume with the newest good checkpoint of the run's folder
 _EPOCH = re.compile(r"checkpoint_(\d+)\.pth\.tar")
+
+
+def run_folder(named: Path | None, method: str, arch: str, seed: int) -> Path:
+    """Where a run is kept: in the folder that the user named, or in one of its own under `runs`."""
+    return named or Path("runs") / f"{method}-{arch.replace(':', '-')}-seed{seed}"
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -50,6 +57,26 @@ def newest_good_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | N
             f"{folder}: none of its {len(found)} checkpoints can be read; choose another --save_dir"
         )
     return None
+
+
+def resumed_by_all(folder: Path, processes: Processes | None, say: Callable[..., None]) -> Path | None:
+    """What ``--resume auto`` means, the same on all processes; the first of them looks. ``say`` tells it.
+
+    Raises InputError on all of them if all checkpoints are damaged.
+    """
+    found: Path | None = None
+    refused: InputError | None = None
+    if processes is None or processes.rank == 0:
+        try:
+            found = newest_good_checkpoint(folder, say)
+        except InputError as error:
+            refused = error
+    if processes is not None:
+        found, refused = processes.gather((found, refused))[0]
+    if refused is not None:
+        raise refused
+    say(f"{folder}: nothing to resume, the run begins" if found is None else f"resuming {found}")
+    return found
 
 
 def short_names(paths: list[Path]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cgc.commands.config import apply_config, check_config, config_of
+from cgc.commands.run_folders import AUTO
 from cgc.commands.train_parser import build_parser
 from cgc.commands.train_presets import PRESETS, WEIGHTS, MethodName, Preset
 from cgc.data.views import Decoder
@@ -33,6 +35,7 @@ class TrainOptions:
     weight_decay: float
     print_freq: int
     resume: Path | None
+    init: Path | None
     evaluate: bool
     pretrained: bool
     world_size: int
@@ -113,9 +116,23 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> TrainOptions:
     arguments.decay_epochs = arguments.decay_epochs or list(preset.decay_epochs)
     if arguments.unlabelled is None and preset.unlabelled:
         arguments.unlabelled = arguments.data / "unlabeled"
+    _tell_start_from_resume(parser, arguments)
     return TrainOptions(
         **vars(arguments), other_head=preset.other_head, multi_label=preset.multi_label, program=preset.prog
     )
+
+
+def _tell_start_from_resume(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Weights that begin a run are ``init``, also where they were named, as published, by --resume."""
+    resume = None if arguments.resume == AUTO else arguments.resume
+    if arguments.init is not None and resume is not None:
+        parser.error(
+            f"--resume {resume} goes on with a run, --init {arguments.init} begins one: leave one of them out"
+        )
+    if arguments.init is not None and arguments.pretrained:
+        parser.error(f"--init {arguments.init} and --pretrained: leave one of them out")
+    if arguments.new_head and resume is not None:
+        arguments.init, arguments.resume = resume, None
 
 
 def _preset_of(content: Mapping[str, Any], preset: Preset, path: Path) -> Preset:

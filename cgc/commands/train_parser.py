@@ -250,7 +250,13 @@ def _add_beyond(group: argparse._ArgumentGroup, preset: Preset) -> None:
         "Pillow on average; pillow: Pillow alone; gpu: JPEGs are decoded on the device (default: %(default)s)",
     )
     group.add_argument(
-        "--new-head", action="store_true", help="start with a fresh classifier instead of the checkpoint's"
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint whose weights the run begins with; with --resume auto where there is nothing to resume",
+    )
+    group.add_argument(
+        "--new-head", action="store_true", help="begin with a fresh classifier instead of the checkpoint's"
     )
     group.add_argument("--strict", action="store_true", help="stop at the first unreadable image")
     group.add_argument(

@@ -19,17 +19,18 @@ DEFAULT_ARCH = "resnet50"
 class TrainedNetwork:
     """The model that the options ask for, on the device.
 
-    ``checkpoint`` is what ``--resume`` names, or None; ``starts_anew``: it is weights to start from, not a run to go
-    on with.
+    ``checkpoint`` is what ``--resume`` or else ``--init`` names, or None; ``starts_anew``: it is weights to start from,
+    not a run to go on with.
 
     Raises InputError for a checkpoint, an architecture or an image size that does not fit.
     """
 
     def __init__(self, options: TrainOptions, device: torch.device) -> None:
         self.options, self.device = options, device
-        self.checkpoint = read_checkpoint(options.resume) if options.resume else None
+        file = options.resume or options.init
+        self.checkpoint = None if file is None else read_checkpoint(file)
         self.arch = options.arch or (architecture(self.checkpoint) if self.checkpoint else DEFAULT_ARCH)
-        self.starts_anew = options.new_head
+        self.starts_anew = options.resume is None
 
     def build(
         self, classes: Sequence[str], images: int, sharers: int, say: Callable[[str], None]
@@ -42,14 +43,13 @@ class TrainedNetwork:
         if pretrained and pretrained_classes(self.arch) != len(classes):
             say(f"{self.arch}: published weights, fresh classifier of {len(classes)} classes")
         if checkpoint is not None:
-            if options.other_head == "initialise":
-                # A file of another head, SwAV's for instance, starts the network; it is not a run to go on with.
-                self.starts_anew |= not match(backbone, checkpoint).head_fits
-            said = load_weights(
-                backbone, checkpoint, new_head=options.new_head, other_head=options.other_head
-            )
-            say(said)
-            self._check_classes(checkpoint, classes)
+            # A file of another head, SwAV's for instance, starts the network; it is not a run to go on with.
+            other = options.other_head == "initialise" and not match(backbone, checkpoint).head_fits
+            self.starts_anew |= other
+            new_head = options.new_head and self.starts_anew
+            say(load_weights(backbone, checkpoint, new_head=new_head, other_head=options.other_head))
+            if not (other or new_head):
+                self._check_classes(checkpoint, classes)
         try:
             smallest = _smallest_pass(images, options.batch_size, sharers, options.accumulate)
             check_image_size(backbone, options.image_size, smallest, training=not options.evaluate)
@@ -69,7 +69,7 @@ class TrainedNetwork:
         theirs = checkpoint.extra.get("classes")
         if not isinstance(theirs, list) or not theirs:  # not one of ours
             return
-        if theirs != list(classes) and not self.starts_anew:
+        if theirs != list(classes):
             raise InputError(
                 f"{checkpoint.path} was trained on other classes ({theirs[0]}, …) than {self.options.data} has "
                 f"({classes[0]}, …); --new-head starts with a fresh classifier"

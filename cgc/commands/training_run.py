@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cgc.commands.run_folders import newest_good_checkpoint
+from cgc.commands.run_folders import AUTO, resumed_by_all, run_folder
 from cgc.commands.train_options import TrainOptions
 from cgc.commands.training_data import TrainingData
 from cgc.commands.training_methods import best_by, build_method, run_validation, validation_step
@@ -39,7 +39,6 @@ from cgc.methods.semi import check_replicas
 from cgc.models.checkpoint_layouts import released_state_dict
 from cgc.report.overlays import panel_row
 
-AUTO = Path("auto")
 _PANEL_IMAGES = 8
 _PLACES = {"data", "resume", "save_dir", "log_dir", "shard_cache"}
 _MAY_CHANGE = _PLACES | {
@@ -57,10 +56,6 @@ _MAY_CHANGE = _PLACES | {
 }
 
 
-def _save_dir(options: TrainOptions, arch: str) -> Path:
-    return options.save_dir or Path("runs") / f"{options.method}-{arch.replace(':', '-')}-seed{options.seed}"
-
-
 class TrainingRun:
     """Everything of one command, set up so that what can be wrong is found before the first step."""
 
@@ -72,9 +67,9 @@ class TrainingRun:
         self.sharers = 1 if processes is None else processes.size
         self.stop = StopRequest()
         if options.resume == AUTO:
-            newest = self._newest()
-            fresh = options.new_head and newest is None
-            options = self.options = replace(options, resume=newest, new_head=fresh)
+            folder = run_folder(options.save_dir, options.method, options.arch or DEFAULT_ARCH, options.seed)
+            resume = resumed_by_all(folder, processes, self._say)
+            options = self.options = replace(options, resume=resume)
         network = TrainedNetwork(options, device)
         self.checkpoint, self.arch = network.checkpoint, network.arch
         self.data = TrainingData(options, device, processes)
@@ -97,15 +92,6 @@ class TrainingRun:
         for line in lines if self.speaks else ():
             print(line, file=sys.stderr)
 
-    def _newest(self) -> Path | None:
-        """What ``--resume auto`` means, the same on all processes."""
-        folder = _save_dir(self.options, self.options.arch or DEFAULT_ARCH)
-        found = newest_good_checkpoint(folder, self._say) if self.speaks else None
-        if self.processes is not None:
-            found = self.processes.gather(found)[0]
-        self._say(f"{folder}: nothing to resume, the run begins" if found is None else f"resuming {found}")
-        return found
-
     def _check_data(self) -> None:
         """Raise InputError where there is no step to take, or where other processes see other images."""
         if not plan_of(self.data.loader).steps:
@@ -121,7 +107,7 @@ class TrainingRun:
 
     def validate_only(self) -> int:
         if self.checkpoint is None and not self.options.pretrained:
-            raise InputError("-e needs a model: --resume FILE or --pretrained")
+            raise InputError("-e needs a model: --resume FILE, --init FILE or --pretrained")
         figures, unreadable = self._validate(self.stop)
         if self.speaks:
             for name, value in figures.items():
@@ -140,7 +126,7 @@ class TrainingRun:
             raise InputError(
                 f"--start-epoch {options.start_epoch} leaves none of {options.epochs} epochs to train"
             )
-        save_dir = _save_dir(options, self.arch)
+        save_dir = run_folder(options.save_dir, options.method, self.arch, options.seed)
         folder = CheckpointFolder(save_dir, options.keep)
         own = continued is not None and save_dir.resolve() == Path(options.resume or "").resolve().parent
         if self.speaks:

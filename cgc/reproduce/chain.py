@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 import cgc
 from cgc.engine.records import write_json
+from cgc.engine.runtime import STOP_SIGNALS
 from cgc.errors import RunError
 from cgc.reproduce.plan import Job, Plan
 
 Execute = Callable[[Job, Path], int]  # a job and its log to an exit status
 
 ROOT = Path(cgc.__file__).resolve().parents[1]
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 _SHELL = 128  # shells and schedulers give this plus the signal's number
 
 
@@ -54,7 +55,7 @@ def run_process(job: Job, log: Path) -> int:
     Raises Interrupted when such a signal has ended it.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    words = command_line(job.command(), job.processes)
+    words = command_line(job.words, job.processes)
     with log.open("a", encoding="utf-8") as file:
         print(f"$ {' '.join(words)}", file=file, flush=True)
         # In a session of its own a Ctrl-C reaches it once, through us; a second one would cut short what it saves.
@@ -108,7 +109,8 @@ class _Signals:
 
     def _hand_on(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+            # torchrun hands on no other ones, and dies of SIGUSR1 without its processes.
+            self._process.send_signal(number if number == signal.SIGINT else signal.SIGTERM)
 
 
 @contextmanager
@@ -144,8 +146,7 @@ def run_plan(plan: Plan, say: Callable[[str], None], collect: Callable[[], None]
         if finished and job.is_done():
             say(f"{where}: done already")
             continue
-        newest = job.newest_checkpoint()
-        say(f"{where}: {'runs' if newest is None else f'goes on from {newest.name}'}, {job.log}")
+        say(f"{where}: {'goes on' if job.has_begun() else 'runs'}, {job.log}")
         run_job(job, execute)
         if job.kind != "prepare":
             collect()

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from cgc.engine.checkpoint import checkpoints_in
 from cgc.errors import InputError
 from cgc.reproduce.model import Command, Evaluation, Input, Preparation, Row, Table, Training
 from cgc.reproduce.scale import FULL, TINY, last_value, tiny_words, without
@@ -18,7 +19,6 @@ Kind = Literal["prepare", "train", "evaluate"]
 # What may differ between two runs of a command that makes the same thing; the last two keep a batch's parts as they are
 # on another number of GPUs.
 _MACHINE = {"-j": 1, "--device": 1, "-g": 1, "--num-gpus": 1, "--negatives": 1, "--accumulate": 1}
-_START = {"--resume": 1, "--new-head": 0}
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,11 @@ class Job:
         return self.after.exists() and self.product.stat().st_mtime >= self.after.stat().st_mtime
 
     def _left_something(self) -> bool:
-        return self.product.exists() or self.newest_checkpoint() is not None
+        return self.product.exists() or self.has_begun()
 
-    def command(self) -> tuple[str, ...]:
-        """The words to run now: a training that was broken off goes on from its newest checkpoint."""
-        newest = self.newest_checkpoint()
-        if newest is None:
-            return self.words
-        return (*without(self.words, _START), "--resume", str(newest))
-
-    def newest_checkpoint(self) -> Path | None:
-        if self.kind != "train":
-            return None
-        there = self.folder.glob("checkpoint_*.pth.tar")
-        return max(there, key=lambda path: path.stat().st_mtime, default=None)
+    def has_begun(self) -> bool:
+        """Whether a training was broken off here, and will go on."""
+        return self.kind == "train" and bool(checkpoints_in(self.folder))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -193,7 +184,13 @@ class Plan:
     def training(self, training: Training, seed: int) -> Job:
         settings, folder = self.settings, self.run_folder(training, seed)
         words = filled_in(words_of(training, settings.scale), self._places(seed, folder))
-        words += (*_parts(training, settings.gpus), *settings.extra, *self._machine("--num-gpus"))
+        words += (
+            "--resume",
+            "auto",
+            *_parts(training, settings.gpus),
+            *settings.extra,
+            *self._machine("--num-gpus"),
+        )
         return Job(
             f"train {training.name}, seed {seed}",
             "train",

@@ -72,7 +72,7 @@ def one_percent(method: str) -> Training:
     """
     name = f"1pct-{method}"
     schedule = "-b 128 -j 16 --lr 0.02 --lr_last_layer 5 --epochs 50 --decay_epochs 12 16 --gamma 0.2 --wd 0"
-    rest = f"-a resnet50 {schedule} {{}} --resume SWAV {_SEED}"
+    rest = f"-a resnet50 {schedule} {{}} --init SWAV {_SEED}"
     small = "sgc" in method
     images, held_out = _IMAGENET_100 if small else (IMAGENET, IMAGENET_VALIDATION)
     counted: MethodName = "semi-sgc" if small else "semi-cgc"
@@ -126,7 +126,7 @@ def coco(method: str) -> Training:
     weight, ours = (1, ()) if method == "grid" else (0, ("λ 0: how the baseline was trained is not known",))
     line = (
         "train_gcam_multiclass_grid_consistency.py DATA -a resnet50 -b 256 -j 16 --lr 0.01 --wd 5e-4 --epochs 36 "
-        f"--lambda {weight} --resume IMAGENET --negatives WORK/negatives.npz {_SEED}"
+        f"--lambda {weight} --init IMAGENET --negatives WORK/negatives.npz {_SEED}"
     )
     ours = (*ours, "network and batch size", LAST)
     cost = Run(name, "grid", 256, 36, *_COCO)

@@ -88,7 +88,5 @@ def dry_run(plan: Plan) -> str:
         if job.is_done():
             lines.append(f"# {job.title}: done")
             continue
-        newest = job.newest_checkpoint()
-        state = "" if newest is None else f" (goes on from {newest.name})"
-        lines += [f"# {job.title}{state}", typed(job.command(), job.processes)]
+        lines += [f"# {job.title}{' (goes on)' if job.has_begun() else ''}", typed(job.words, job.processes)]
     return "\n".join(lines)

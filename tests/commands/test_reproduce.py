@@ -124,7 +124,7 @@ def test_a_dry_run_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def in_process(job: Job, log: Path) -> int:
     """Every program as a function, for tests that have no time to start processes."""
-    script, *rest = job.command()
+    script, *rest = job.words
     log.touch()
     if script != "cgc":
         return program(script)(rest)

@@ -185,27 +185,6 @@ def test_weights_alone_are_a_start_not_a_continuation(
     assert [row["epoch"] for row in rows(run)] == ["1"]
 
 
-def test_a_head_of_another_size_is_replaced_on_request(
-    training_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.manual_seed(0)
-    backbone = TinyResNet(7)
-    weights = {f"module.{name}": value for name, value in backbone.state_dict().items()}
-    torch.save(
-        {"epoch": 5, "arch": "resnet_tiny", "state_dict": weights, "optimizer": {}}, tmp_path / "seven.pth"
-    )
-    arguments = ["--epochs", "1", "--resume", tmp_path / "seven.pth"]
-    assert train(training_data, *arguments, save_dir=tmp_path / "run") == 2
-    said = error_line(capsys.readouterr().err)
-    assert "7" in said
-    assert "3" in said
-    assert "--new-head" in said
-    assert not (tmp_path / "run").exists()
-    assert train(training_data, *arguments, "--new-head", save_dir=tmp_path / "run") == 0
-    assert "fresh classifier" in capsys.readouterr().err
-    assert [row["epoch"] for row in rows(tmp_path / "run")] == ["1"]
-
-
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_stopped_from_outside(number: signal.Signals, training_data: Path, tmp_path: Path) -> None:
     """A process of its own, stopped by a signal: 128 + its number, and the rest of the run as if nothing had been."""

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from cgc.commands.run_folders import AUTO
+from cgc.commands.train_options import parse
+from cgc.commands.train_presets import PRESETS
 from cgc.errors import InputError
 from cgc.reproduce import plan as plans
 from cgc.reproduce.model import Row, Table
@@ -125,19 +128,14 @@ def test_a_training_is_done_when_its_result_says_so(tmp_path: Path) -> None:
 def test_a_training_goes_on_from_its_newest_checkpoint(tmp_path: Path) -> None:
     job = a_plan(tmp_path, "cgc-1pct", ("baseline",)).jobs[1]
     assert job.kind == "train"
-    assert {"--new-head", "--resume"} <= set(job.words)
-    assert job.command() == job.words
-    job.folder.mkdir(parents=True)
-    names = ("checkpoint_002", "checkpoint_001_step000004", "checkpoint_003", "model_best")
-    for age, name in enumerate(names):  # by their times: the newest is not the last by name
-        path = job.folder / f"{name}.pth.tar"
-        path.touch()
-        os.utime(path, (10**9 - 60 * age,) * 2)
-    os.utime(job.folder / "model_best.pth.tar", (2 * 10**9,) * 2)
-    words = job.command()
-    assert words[-2:] == ("--resume", str(job.folder / "checkpoint_002.pth.tar"))
-    assert words.count("--resume") == 1
-    assert "--new-head" not in words
+    assert "--new-head" in job.words
+    options = parse(job.words[1:], PRESETS["cgc"])
+    assert (options.init, options.resume) == (tmp_path / "in" / "SWAV", AUTO)
+    assert not job.has_begun()
+    write(job.folder / "args.json", {})
+    assert not job.has_begun()
+    (job.folder / "checkpoint_001_step000004.pth.tar").touch()
+    assert job.has_begun()
 
 
 def test_an_evaluation_is_done_when_it_is_younger_than_its_checkpoint(tmp_path: Path) -> None:
