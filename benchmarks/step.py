@@ -7,7 +7,8 @@ forward and backward, without an update.
 
 Then one thing after the other is switched on, each row with all above it: the algebra (heatmaps in closed form, no
 S×S mask), the layout (channels last), the fused optimizer, bfloat16, torch.compile. On a GPU the first rows are the
-direct path as published; on the CPU the first is the plain NCHW step, unless --direct is given.
+direct path as published; on the CPU the first is the plain NCHW step, unless --direct is given, and the bound is the
+time of the convolutions alone, which are a library's.
 
     python3 benchmarks/step.py [--device cuda] [--quick] [--amp bf16] [--compile] [--direct] [--only ladder]
 
@@ -25,6 +26,7 @@ from dataclasses import dataclass, replace
 import common
 import torch
 import torch.nn.functional as F
+from convolutions import Convolutions
 from published import DirectCGC
 from torch import nn
 
@@ -224,8 +226,11 @@ def report_ladder(setting: Setting, options: argparse.Namespace, repeats: int) -
             failed += 1
     if not works:
         return failed
-    times = common.interleaved(works, repeats, options.device, warmup=1)
     on_gpu = options.device.startswith("cuda")
+    alone = {} if on_gpu else convolutions(setting, options.device)
+    times = common.interleaved({**works, **alone}, repeats, options.device, warmup=1)
+    bounds = {name: times.pop(name) for name in alone}
+    alone.clear()
     del problem
     works.clear()  # and with it all networks, so that each row's peak is its own
     peaks = {
@@ -247,7 +252,23 @@ def report_ladder(setting: Setting, options: argparse.Namespace, repeats: int) -
             gain, low, high = common.ratio_interval(times[first], times[last])
             said = f"{gain:.3g}" if bound is None else common.verdict(gain, bound, at_most=False)
             print(f"  all over {first}: {said}, 95 % interval [{low:.3f}, {high:.3f}]")
+    for name, values in bounds.items():
+        print(f"  {name:<34}{common.spread(values)}")
+    if bounds and NCHW in times:
+        least = min(bounds.values(), key=lambda values: common.quartiles(values)[1])
+        print(common.ratio_line(f"{NCHW}, over the faster of these: were all else free", times[NCHW], least))
     return failed
+
+
+def convolutions(setting: Setting, device: str) -> dict[str, Callable[[], object]]:
+    """The bound: those of the three views' passes in both layouts."""
+    works: dict[str, Callable[[], object]] = {}
+    for name, channels_last in (("NCHW", False), ("channels last", True)):
+        problem = Problem(setting, Form(channels_last=channels_last), device)
+        works[f"its convolutions alone, {name}"] = Convolutions(
+            problem.model.backbone, normalise(problem.xe), VIEWS
+        )
+    return works
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
