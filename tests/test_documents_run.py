@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from cgc.__main__ import main as cgc_main
-from cgc.commands import evaluate, label_subset, training_run
+from cgc.commands import evaluate, label_subset, training_panels
 from cgc.data.shapes import CLASSES, draw_image
 from cgc.models.backbones import build_backbone
 from tests.commands.runs import training_folder
@@ -176,7 +176,7 @@ def test_the_commands_run_one_after_the_other(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # Their compression takes longer than all the rest.
-    monkeypatch.setattr(training_run, "panel_row", lambda *_, **__: np.full((8, 8, 3), 127, dtype=np.uint8))
+    monkeypatch.setattr(training_panels, "panel_row", lambda *_, **__: np.full((8, 8, 3), 127, dtype=np.uint8))
     work = tmp_path / "work"
     shutil.copytree(stage, work, symlinks=True)
     chain = [typed(block.commands, tmp_path) for block in blocks(document) if block.commands]

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from cgc.commands.train_options import TrainOptions
+from cgc.data.unlabelled import PairedLoader
 from cgc.data.views import ViewLoader
 from cgc.engine.multi_label_validation import BEST_BY, MultiLabelStep, validate_multi_label
 from cgc.engine.processes import Processes
-from cgc.engine.runtime import StopRequest
+from cgc.engine.runtime import StopRequest, in_parallel
+from cgc.engine.together import distributed
 from cgc.engine.validation import validate
 from cgc.errors import InputError
 from cgc.gradcam import GradCAMModel
@@ -25,6 +27,7 @@ from cgc.methods import (
     SemiSupervisedSGC,
     SGCMethod,
 )
+from cgc.methods.semi import check_replicas
 from cgc.methods.validation import ValidationStep
 
 _Build = Callable[[GradCAMModel, TrainOptions], Method]
@@ -80,6 +83,39 @@ def build_method(model: GradCAMModel, options: TrainOptions) -> Method:
     if options.method not in known:
         raise InputError(f"--unlabeled is for the methods {' and '.join(known)}, not for {options.method}")
     return known[options.method](model, options)
+
+
+def method_in_parallel(
+    method: Method,
+    options: TrainOptions,
+    device: torch.device,
+    loader: ViewLoader | PairedLoader,
+    *,
+    images: int,
+    processes: Processes | None,
+    say: Callable[[str], None],
+) -> nn.Module:
+    """The method on one device, on several GPUs, or in one of several processes; ``say`` tells how many
+    negatives an image has.
+
+    Raises InputError where a batch of labelled and unlabelled images cannot be shared out.
+    """
+    for part in method.modules():
+        if isinstance(part, Method):
+            part.across = processes
+            part.gathered = options.negatives == "gathered"
+    sharers = 1 if processes is None else processes.size
+    wrapped = in_parallel(method, device, options.amp, gpus=options.num_gpus)
+    replicas = len(wrapped.device_ids) if isinstance(wrapped, nn.DataParallel) else 1
+    own, parts = options.batch_size // sharers, replicas * options.accumulate
+    if parts > 1 and isinstance(loader, PairedLoader):
+        if replicas < parts != options.accumulate:
+            raise InputError("--accumulate with unlabelled images takes one GPU, or a process per GPU")
+        check_replicas(images // sharers, own, own, parts)
+    negatives = method.negatives(-(-own // parts))
+    if negatives and options.weight:
+        say(f"each image is contrasted with {negatives} others")
+    return wrapped if processes is None else distributed(wrapped, device)
 
 
 def validation_step(model: GradCAMModel, options: TrainOptions) -> nn.Module:

@@ -10,20 +10,23 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from cgc.commands.run_folders import AUTO, resumed_by_all, run_folder
 from cgc.commands.train_options import TrainOptions
 from cgc.commands.training_data import TrainingData
-from cgc.commands.training_methods import best_by, build_method, run_validation, validation_step
+from cgc.commands.training_methods import (
+    best_by,
+    build_method,
+    method_in_parallel,
+    run_validation,
+    validation_step,
+)
 from cgc.commands.training_network import DEFAULT_ARCH, TrainedNetwork
-from cgc.data.presets import normalise
+from cgc.commands.training_panels import heatmap_panels
 from cgc.data.seeding import mix_seed
 from cgc.data.shares import plan_of
-from cgc.data.unlabelled import PairedLoader
 from cgc.engine.checkpoint import CheckpointFolder
 from cgc.engine.loop import Trainer
 from cgc.engine.optim import make_optimizer, make_schedule
@@ -32,14 +35,10 @@ from cgc.engine.progress import LoopOptions, Progress
 from cgc.engine.records import RunRecorder, name_unreadable
 from cgc.engine.runtime import StopRequest, in_parallel
 from cgc.engine.step import OptimizerStep
-from cgc.engine.together import StopTogether, distributed, synchronise_batch_norm
+from cgc.engine.together import StopTogether, synchronise_batch_norm
 from cgc.errors import InputError
-from cgc.methods.base import Method
-from cgc.methods.semi import check_replicas
 from cgc.models.checkpoint_layouts import released_state_dict
-from cgc.report.overlays import panel_row
 
-_PANEL_IMAGES = 8
 _PLACES = {"data", "resume", "save_dir", "log_dir", "shard_cache"}
 _MAY_CHANGE = _PLACES | {
     "workers",
@@ -180,7 +179,7 @@ class TrainingRun:
                 "save_dir": str(save_dir),
             },
             first_epoch=first_epoch,
-            panels=self._panels,
+            panels=lambda: heatmap_panels(self.model, self.data.held_out, self.classes, self.device),
         )
 
     def _continued(self) -> Mapping[str, Any] | None:
@@ -232,7 +231,15 @@ class TrainingRun:
         clip_at = options.clip_grad_norm or None
         return Trainer(
             OptimizerStep(
-                self._in_parallel(method),
+                method_in_parallel(
+                    method,
+                    options,
+                    self.device,
+                    self.data.loader,
+                    images=len(self.data.views),
+                    processes=self.processes,
+                    say=self._say,
+                ),
                 self.model,
                 optimizer,
                 self.device,
@@ -262,23 +269,6 @@ class TrainingRun:
             processes=self.processes,
         )
 
-    def _in_parallel(self, method: Method) -> nn.Module:
-        for part in method.modules():
-            if isinstance(part, Method):
-                part.across = self.processes
-                part.gathered = self.options.negatives == "gathered"
-        wrapped = in_parallel(method, self.device, self.options.amp, gpus=self.options.num_gpus)
-        replicas = len(wrapped.device_ids) if isinstance(wrapped, nn.DataParallel) else 1
-        own, parts = self.options.batch_size // self.sharers, replicas * self.options.accumulate
-        if parts > 1 and isinstance(self.data.loader, PairedLoader):
-            if replicas < parts != self.options.accumulate:
-                raise InputError("--accumulate with unlabelled images takes one GPU, or a process per GPU")
-            check_replicas(len(self.data.views) // self.sharers, own, own, parts)
-        negatives = method.negatives(-(-own // parts))
-        if negatives and self.options.weight:
-            self._say(f"each image is contrasted with {negatives} others")
-        return wrapped if self.processes is None else distributed(wrapped, self.device)
-
     def _state(self) -> dict[str, Any]:
         """The parts of a checkpoint that do not belong to the loop, in the released layout."""
         return {
@@ -287,21 +277,6 @@ class TrainingRun:
             "classes": list(self.classes),
             "options": self._plain_options(),
         }
-
-    def _panels(self) -> NDArray[Any] | None:
-        """Heatmaps of a few validation images for their predicted classes; None where they are no numbers."""
-        views = self.data.held_out
-        indices = np.linspace(0, len(views) - 1, min(_PANEL_IMAGES, len(views))).astype(int)
-        samples = [views[(int(i), 0)] for i in indices]
-        images = torch.stack([s.query for s in samples]).permute(0, 3, 1, 2)
-        was_training = self.model.training
-        self.model.eval()
-        logits, maps = self.model.explain(normalise(images.to(self.device)))
-        self.model.train(was_training)
-        if not bool(maps.isfinite().all()):
-            return None  # nothing to draw; whether the run goes on is for the loss to say
-        captions = [self.classes[k] for k in logits.argmax(1).tolist()]
-        return panel_row(images, maps.cpu(), captions)
 
     def _result(self, progress: Progress, last: Mapping[str, Any], completed: bool) -> dict[str, Any]:
         return {

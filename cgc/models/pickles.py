@@ -31,7 +31,7 @@ def why_refused(path: Path) -> str | None:
     with zipfile.ZipFile(path) as archive:
         records = [record for record in archive.infolist() if record.filename.endswith(".pkl")]
         for record in records:
-            del record.CRC  # compared before where there is one; files may be written without, and have 0 here
+            del record.CRC  # was compared before; files may be written without, and have 0 here
         return next(filter(None, (_unfit(io.BytesIO(archive.read(record))) for record in records)), None)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgc.commands import training_run
+from cgc.commands import training_panels
 from tests.commands.runs import training_folder
 
 
@@ -20,4 +20,6 @@ def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plain_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small grey picture in place of the drawn heatmaps, whose compression takes longer than the training."""
-    monkeypatch.setattr(training_run, "panel_row", lambda *_, **__: np.full((8, 8, 3), 127, dtype=np.uint8))
+    monkeypatch.setattr(
+        training_panels, "panel_row", lambda *_, **__: np.full((8, 8, 3), 127, dtype=np.uint8)
+    )
