@@ -176,7 +176,9 @@ def test_the_commands_run_one_after_the_other(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # Their compression takes longer than all the rest.
-    monkeypatch.setattr(training_panels, "panel_row", lambda *_, **__: np.full((8, 8, 3), 127, dtype=np.uint8))
+    monkeypatch.setattr(
+        training_panels, "panel_row", lambda *_, **__: np.full((8, 8, 3), 127, dtype=np.uint8)
+    )
     work = tmp_path / "work"
     shutil.copytree(stage, work, symlinks=True)
     chain = [typed(block.commands, tmp_path) for block in blocks(document) if block.commands]

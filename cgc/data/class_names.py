@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,11 @@ _CUB_CLASSES = 200
 def imagenet_wnids() -> tuple[str, ...]:
     """The 1,000 WordNet ids of ImageNet, sorted: position k is class k."""
     return tuple((resources.files("cgc.data") / "imagenet_wnids.txt").read_text(encoding="ascii").split())
+
+
+def first_twice(names: Iterable[str]) -> str | None:
+    """The first of the names that stands there more than once."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def read_classes(source: str | Path) -> tuple[str, ...]:
@@ -39,13 +45,8 @@ def read_classes(source: str | Path) -> tuple[str, ...]:
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise InputError(f"class list {source}: names no classes")
-    twice = (
-        next((name for name in names if names.count(name) > 1), None)
-        if len(set(names)) < len(names)
-        else None
-    )
-    if twice is not None:
-        raise InputError(f"class list {source}: {twice!r} stands there more than once")
+    if (name := first_twice(names)) is not None:
+        raise InputError(f"class list {source}: {name!r} stands there more than once")
     return tuple(names)
 
 

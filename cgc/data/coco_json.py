@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cgc.data.annotations import shown
+from cgc.data.class_names import first_twice
 from cgc.data.masks import Polygons, RunLengths, parse_segmentation
 from cgc.errors import InputError
 
@@ -115,8 +116,6 @@ def _categories(path: Path, entries: list[Any]) -> dict[int, str]:
         found[key] = name.strip()
     if not found:
         raise InputError(f"{path}: has no categories")
-    names = list(found.values())
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    if (twice := first_twice(found.values())) is not None:
         raise InputError(f"{path}: the category {twice!r} stands there more than once")
     return dict(sorted(found.items()))

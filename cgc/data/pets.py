@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgc.data.annotations import AnnotatedImage, AnnotatedObject, Annotations, Choice, inside_folder
+from cgc.data.class_names import first_twice
 from cgc.data.masks import Trimap
 from cgc.data.tables import table_rows
 from cgc.errors import InputError
@@ -75,8 +76,7 @@ def _breeds(folder: Path, entries: list[tuple[str, int]]) -> tuple[str, ...]:
     for key, number in entries + [entry for path in others if path.is_file() for entry in _entries(path)]:
         names.setdefault(number, _breed(key))
     breeds = tuple(names.get(number, f"class {number}") for number in range(1, max(names, default=0) + 1))
-    if len(set(breeds)) < len(breeds):
-        twice = next(breed for breed in breeds if breeds.count(breed) > 1)
+    if (twice := first_twice(breeds)) is not None:
         raise InputError(f"{folder / 'annotations'}: the lists give {twice!r} two class numbers")
     return breeds
 

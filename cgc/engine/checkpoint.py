@@ -78,6 +78,9 @@ class CheckpointFolder:
                 aside.append(path.replace(path.with_name(f"{path.name}.superseded")))
             elif clear:
                 (self._inside if place[1] else self._written).append(path)
+        if clear and (present := checkpoints_in(self.folder).get((epoch, step))) is not None:
+            # Killed before it could do this itself, the run may have no step left after which it would.
+            self._clear_away(present, whole_epoch=step == 0)
         for beside in self.folder.glob(
             ".*.pth.tar.partial"
         ):  # of a process that was killed, not of one still saving

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cgc.data.class_names import first_twice
 from cgc.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -49,8 +50,8 @@ def read_scores(path: Path) -> ScoreFile:
         raise InputError(f"{path} is empty") from None
     if missing := [name for name in ("path", "class") if name not in header]:
         raise InputError(f"{path} line 1: no column {missing[0]!r}; this is not the CSV of an evaluation")
-    if twice := [name for name in header if header.count(name) > 1]:
-        raise InputError(f"{path} line 1: two columns are called {twice[0]!r}")
+    if (twice := first_twice(header)) is not None:
+        raise InputError(f"{path} line 1: two columns are called {twice!r}")
     numbers: list[int] = []
     rows: list[list[str]] = []
     seen: dict[Key, int] = {}

@@ -116,12 +116,17 @@ def in_process(target: Target, inputs: range, seed: int) -> Outcome:
 
 
 def _child(target: Target, inputs: range, seed: int, folder: Path, at: c_int64, answer: Connection) -> None:
-    torch.set_num_threads(1)  # a forked process has none of the others
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    limit()
     silence = os.open(os.devnull, os.O_WRONLY)  # libraries write of damage to the error stream
     os.dup2(silence, 2)
     answer.send(run_target(target, inputs, seed, folder, at))
+
+
+def limit() -> None:
+    """One thread, as a forked process has none of the others, and a limit of memory."""
+    torch.set_num_threads(1)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
 
 
 def _waited_for(answer: Connection, at: c_int64) -> tuple[Outcome | None, bool]:
@@ -138,18 +143,32 @@ def _waited_for(answer: Connection, at: c_int64) -> tuple[Outcome | None, bool]:
         return None, False
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+def keep(failures: list[Failure], folder: Path, name: str) -> None:
+    """Write down the inputs that failed, and say what came out."""
+    for failure in failures:
+        path = folder / f"{name}-{failure.number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(failure.data)
+        print(f"  {path}: {failure.what}", flush=True)
+
+
+def common_options(says: str | None) -> argparse.ArgumentParser:
+    """A parser with the options of every search."""
+    parser = argparse.ArgumentParser(description=(says or "").split("\n\n")[0])
     add = parser.add_argument
     add("--inputs", type=int, default=1000, help="for each target (1000)")
     add("--target", choices=sorted(TARGETS), action="append", help="one or several (all)")
     add("--seed", type=int, default=0, help="(0)")
-    add("--first", type=int, default=0, help="number of the first input, to have one again (0)")
     add(
-        "--save",
-        type=Path,
-        default=Path("fuzz-failures"),
-        help="where inputs that fail are kept (%(default)s)",
+        "--save", type=Path, default=Path("fuzz-failures"), help="where failing inputs are kept (%(default)s)"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = common_options(__doc__)
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first input, to have one again (0)"
     )
     options = parser.parse_args(argv)
     names = options.target or list(TARGETS)
@@ -166,11 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         rate = found.inputs / max(found.seconds, 1e-9)
         counts = f"{found.inputs:9}{found.accepted:10}{found.refused:9}{found.failed:8}{rate:10.0f}"
         print(f"{name:22}{counts}", flush=True)
-        for failure in found.failures:
-            path = options.save / f"{name}-{options.seed}-{failure.number}".replace(" ", "-")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(failure.data)
-            print(f"  {path}: {failure.what}", flush=True)
+        keep(found.failures, options.save, f"{name}-{options.seed}")
         failed += found.failed
     return 1 if failed else 0
 

@@ -18,6 +18,7 @@ from PIL import EpsImagePlugin, Image
 from cgc.commands.config import config_of
 from cgc.data.boxes import open_boxes
 from cgc.data.class_map import read_class_map
+from cgc.data.class_names import read_classes
 from cgc.data.coco_json import read_coco_json
 from cgc.data.decode import UnreadableImage, decode_data
 from cgc.data.folders import open_class_folders, open_split
@@ -30,6 +31,7 @@ from cgc.data.shards.writer import ShardWriter
 from cgc.data.training_boxes import as_boxed_images, read_training_boxes
 from cgc.errors import InputError
 from cgc.report.html.content import read_summary
+from cgc.report.score_files import read_scores
 from tests.data.boxed_fixture import (
     coco_folder,
     coco_image,
@@ -278,3 +280,28 @@ def test_training_boxes_beyond_all_measure(tmp_path: Path, kind: str) -> None:
     images = open_split(tmp_path, "train")
     (row,) = as_boxed_images(images, read_training_boxes(images, folder)).images
     assert row.boxes.tolist() == [[0, 0, 99, 4]]
+
+
+_MANY = [*(f"n{k}" for k in range(50_000)), "n49999"]  # comparing each with each takes half a minute
+
+
+def _many_classes(folder: Path) -> object:
+    (folder / "classes.txt").write_text("\n".join(_MANY))
+    return read_classes(folder / "classes.txt")
+
+
+def _many_columns(folder: Path) -> object:
+    (folder / "scores.csv").write_text(",".join(["path", "class", *_MANY]))
+    return read_scores(folder / "scores.csv")
+
+
+def _many_categories(folder: Path) -> object:
+    categories = [{"id": k, "name": name} for k, name in enumerate(_MANY)]
+    content = {"images": [], "annotations": [], "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(content))
+    return read_coco_json(folder / "instances.json", masks=False)
+
+
+@pytest.mark.parametrize("read", [_many_classes, _many_columns, _many_categories])
+def test_a_name_twice_among_many_is_found_soon(read: Callable[[Path], object], tmp_path: Path) -> None:
+    assert "'n49999'" in refusal(tmp_path, lambda: read(tmp_path))

@@ -25,7 +25,9 @@ from tests.commands.runs import (
     training_differences,
     training_folder,
 )
-from tests.reliability.kills import SAVE_EVERY, trials
+from tests.reliability import kill_processes
+from tests.reliability.killed import SAVE_EVERY
+from tests.reliability.kills import trials
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,14 @@ def test_killed_at_any_moment_and_finished(tmp_path: Path) -> None:
     assert sum(each.writing for each in outcomes) >= 3
     # A kill inside the writing of a checkpoint falls back on the one before.
     assert all(each.lost <= SAVE_EVERY for each in outcomes)
+
+
+@pytest.mark.slow
+def test_both_processes_or_one_killed_and_finished(tmp_path: Path) -> None:
+    """Where one is killed, the other ends by itself with a message; if not, that is among the differences."""
+    outcomes = kill_processes.trials(tmp_path, 2, kills=3, seed=1)
+    assert [each.differences for each in outcomes] == [()] * 3
+    assert [len(each.killed) for each in outcomes] == [2, 2, 1]
 
 
 def test_saving_inside_epochs_changes_no_number(data: Path, finished: Path, tmp_path: Path) -> None:
@@ -129,6 +139,17 @@ def test_files_without_checksums_are_read(data: Path, finished: Path, tmp_path: 
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for name in ("plain.pth", "old.pth"):
         assert train(data, "-e", "--resume", tmp_path / name) == 0
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_clearing_away(data: Path, tmp_path: Path) -> None:
+    """It has no step left, and so writes no checkpoint after which it would clear away."""
+    run = tmp_path / "run"
+    assert train(data, save_dir=run) == 0
+    last = run / "checkpoint_002.pth.tar"
+    for before in ("checkpoint_001.pth.tar", "checkpoint_001_step000002.pth.tar"):
+        shutil.copyfile(last, run / before)
+    assert train(data, "--resume", "auto", save_dir=run) == 0
+    assert checkpoints(run) == [last.name, BEST]
 
 
 def test_a_continued_run_clears_away_what_it_left(data: Path, tmp_path: Path) -> None:
