@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all check format bench docs clean
+.PHONY: help demo test test-all fuzz check format bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ test: $(INSTALLED)  ## every test but the slow ones
 
 test-all: $(INSTALLED)  ## every test
 	$(PY) -m pytest -q -m ''
+
+fuzz: $(INSTALLED)  ## 100,000 changed files for every reader of files from elsewhere; hours
+	$(PY) -m tests.reliability.fuzz --inputs 100000
 
 check: $(INSTALLED)  ## format, lint, types, doctests
 	$(VENV)/bin/ruff format --check .

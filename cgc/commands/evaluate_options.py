@@ -120,7 +120,9 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> Options:
     if len(inputs) == 2 and resume is not None:
         parser.error(f"two checkpoints: {inputs[0]} and --resume {resume}")
     checkpoint = inputs[0] if len(inputs) == 2 else resume
-    if checkpoint is not None and checkpoint.is_dir():  # of a run
+    if checkpoint is not None and os.path.isdir(
+        checkpoint
+    ):  # of a run; Path.is_dir fails on a name that is too long
         try:
             checkpoint = find_checkpoint(checkpoint)
         except InputError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -120,6 +121,9 @@ def run_command(run: Callable[[], int]) -> int:
         print(f"{who}interrupted", file=sys.stderr)
         return 130
     except (torch.OutOfMemoryError, OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            print(f"{who}error: {error.filename}: {error.strerror}", file=sys.stderr)
+            return 2
         reason = _known_failure(error)
         if reason is None:
             raise

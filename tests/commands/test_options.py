@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from cgc.__main__ import main
 from cgc.commands.options import Parser, fraction, positive_float, positive_int, run_command, seed
 from cgc.errors import InputError, RunError
+from tests.commands.runs import error_line
 
 
 def ending(error: BaseException) -> Callable[[], int]:
@@ -28,6 +32,7 @@ def ending(error: BaseException) -> Callable[[], int]:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "a smaller -b"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "a smaller -b"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 1, "fewer -j"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "aaa"), 2, "error: aaa: File name too long"),
         (OSError(28, "No space left on device", "metrics.csv"), 1, "No space left on device"),
     ],
 )
@@ -44,6 +49,18 @@ def test_what_is_no_bug_ends_in_one_line(
 def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
     with pytest.raises(type(bug)):
         run_command(ending(bug))
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "LONG"], ["evaluate", "LONG", "DATA"], ["evaluate", __file__, "LONG"]]
+)
+def test_a_name_longer_than_file_systems_have(
+    words: list[str], training_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Path.is_file and its like fail of it instead of saying no."""
+    places = {"LONG": "a" * 300, "DATA": str(training_data)}
+    assert main([places.get(word, word) for word in words]) == 2
+    assert places["LONG"] in error_line(capsys.readouterr().err)
 
 
 def test_success_is_passed_on() -> None:
