@@ -52,7 +52,8 @@ def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["train", "LONG"], ["evaluate", "LONG", "DATA"], ["evaluate", __file__, "LONG"]]
+    "words",
+    [["train", "LONG"], ["evaluate", "LONG", "DATA", "--metrics", "top1"], ["evaluate", __file__, "LONG"]],
 )
 def test_a_name_longer_than_file_systems_have(
     words: list[str], training_data: Path, capsys: pytest.CaptureFixture[str]
