@@ -34,8 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """List, show or run; 0, 2 for input that cannot be used, 1 for a step that failed, 128 + n if stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
     at = words.index("--") if "--" in words else len(words)
-    options = build_parser().parse_args(words[:at])
+    parser = build_parser()
+    options = parser.parse_args(words[:at])
     options.extra = words[at + 1 :]
+    if any(word.partition("=")[0] == "--resume" for word in options.extra):
+        parser.error(
+            "--resume after --: every training has --resume auto; --init FILE names what it begins with"
+        )
     return run_command(lambda: _run(options))
 
 

@@ -125,14 +125,10 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> TrainOptions:
 def _tell_start_from_resume(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Weights that begin a run are ``init``, also where they were named, as published, by --resume."""
     resume = None if arguments.resume == AUTO else arguments.resume
-    if arguments.init is not None and resume is not None:
-        parser.error(
-            f"--resume {resume} goes on with a run, --init {arguments.init} begins one: leave one of them out"
-        )
     if arguments.init is not None and arguments.pretrained:
         parser.error(f"--init {arguments.init} and --pretrained: leave one of them out")
-    if arguments.new_head and resume is not None:
-        arguments.init, arguments.resume = resume, None
+    if arguments.new_head and resume is not None and arguments.init is None:
+        arguments.init, arguments.resume, arguments.pretrained = resume, None, False
 
 
 def _preset_of(content: Mapping[str, Any], preset: Preset, path: Path) -> Preset:

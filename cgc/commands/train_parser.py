@@ -96,7 +96,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help="checkpoint to continue from; the word auto: the newest good one in SAVE_DIR, or none if there is none",
     )
     group.add_argument(
-        "-e", "--evaluate", action="store_true", help="only validate, with --resume or --pretrained"
+        "-e", "--evaluate", action="store_true", help="only validate, with --resume, --init or --pretrained"
     )
     group.add_argument(
         "--save_dir", "--save-dir", type=Path, help="folder of the run (runs/METHOD-ARCH-seedN)"

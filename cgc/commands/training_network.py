@@ -16,6 +16,13 @@ from cgc.models.loading import architecture
 DEFAULT_ARCH = "resnet50"
 
 
+def arch_to_begin_with(options: TrainOptions) -> str:
+    """The architecture of a run that begins: the named one, else that of ``--init``'s file, else the default."""
+    if options.arch or options.init is None:
+        return options.arch or DEFAULT_ARCH
+    return architecture(read_checkpoint(options.init))
+
+
 class TrainedNetwork:
     """The model that the options ask for, on the device.
 

@@ -23,11 +23,11 @@ from cgc.commands.training_methods import (
     run_validation,
     validation_step,
 )
-from cgc.commands.training_network import DEFAULT_ARCH, TrainedNetwork
+from cgc.commands.training_network import TrainedNetwork, arch_to_begin_with
 from cgc.commands.training_panels import heatmap_panels
 from cgc.data.seeding import mix_seed
 from cgc.data.shares import plan_of
-from cgc.engine.checkpoint import CheckpointFolder
+from cgc.engine.checkpoint import CheckpointFolder, place_in_run
 from cgc.engine.loop import Trainer
 from cgc.engine.optim import make_optimizer, make_schedule
 from cgc.engine.processes import Processes
@@ -39,7 +39,7 @@ from cgc.engine.together import StopTogether, synchronise_batch_norm
 from cgc.errors import InputError
 from cgc.models.checkpoint_layouts import released_state_dict
 
-_PLACES = {"data", "resume", "save_dir", "log_dir", "shard_cache"}
+_PLACES = {"data", "resume", "init", "save_dir", "log_dir", "shard_cache"}
 _MAY_CHANGE = _PLACES | {
     "workers",
     "shard_cache_gb",
@@ -55,6 +55,12 @@ _MAY_CHANGE = _PLACES | {
 }
 
 
+def _recorded(continued: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options that a checkpoint was trained with; none where it is not one of ours."""
+    options = continued.get("options")
+    return options if isinstance(options, dict) else {}
+
+
 class TrainingRun:
     """Everything of one command, set up so that what can be wrong is found before the first step."""
 
@@ -66,7 +72,7 @@ class TrainingRun:
         self.sharers = 1 if processes is None else processes.size
         self.stop = StopRequest()
         if options.resume == AUTO:
-            folder = run_folder(options.save_dir, options.method, options.arch or DEFAULT_ARCH, options.seed)
+            folder = run_folder(options.save_dir, options.method, arch_to_begin_with(options), options.seed)
             resume = resumed_by_all(folder, processes, self._say)
             options = self.options = replace(options, resume=resume)
         network = TrainedNetwork(options, device)
@@ -77,6 +83,8 @@ class TrainingRun:
         self._check_data()
         self.model = network.build(self.classes, len(self.data.views), self.sharers, self._say)
         self.starts_anew = network.starts_anew
+        if self.starts_anew and options.resume is not None:  # named, as published, weights to begin with
+            options = self.options = replace(options, init=options.resume, resume=None)
         if options.sync_bn:
             synchronise_batch_norm(self.model, device)
         if processes is not None and processes.rank:
@@ -121,6 +129,9 @@ class TrainingRun:
     def train(self) -> int:
         options = self.options
         continued = self._continued()
+        if continued is not None and options.init is None:
+            began = _recorded(continued).get("init")  # for args.json, which tells how to have the run again
+            options = self.options = replace(options, init=Path(began) if isinstance(began, str) else None)
         if continued is None and options.start_epoch >= options.epochs:
             raise InputError(
                 f"--start-epoch {options.start_epoch} leaves none of {options.epochs} epochs to train"
@@ -140,10 +151,12 @@ class TrainingRun:
             except InputError as error:
                 raise InputError(f"{options.resume}: {error}") from error
             if own and self.speaks:
-                before = continued.get("options")
-                kept = isinstance(before, dict) and before.get("keep") == options.keep
                 progress = trainer.progress
-                for path in folder.take_over(progress.epoch, progress.step, clear=kept):
+                place = progress.epoch, progress.step
+                same = _recorded(continued).get("keep") == options.keep
+                for path in folder.take_over(
+                    *place, spared=place_in_run(continued.get("spared")) if same else place
+                ):
                     self._say(f"{path}: of a run that went on otherwise")
         else:
             trainer.start_at(options.start_epoch)
@@ -190,9 +203,7 @@ class TrainingRun:
 
     def _say_what_changed(self, continued: Mapping[str, Any]) -> None:
         """A run is continued with this command's options; where they are not the checkpoint's, say so."""
-        before, now = continued.get("options"), self._plain_options()
-        if not isinstance(before, dict):  # not one of ours
-            return
+        before, now = _recorded(continued), self._plain_options()
         for name in sorted(set(before) & set(now) - _MAY_CHANGE):
             if before[name] != now[name]:
                 self._say(f"continuing with {name} {now[name]}; it was {before[name]}")
@@ -261,7 +272,7 @@ class TrainingRun:
                 warmup_steps=options.lambda_warmup * steps,
             ),
             folder=folder,
-            state=self._state,
+            state=lambda: {**self._state(), "spared": list(folder.spared)},
             validate=self._validate,
             prepare=method.prepare,
             set_weight=set_weight,

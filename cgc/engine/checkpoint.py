@@ -18,8 +18,16 @@ from cgc.engine.processes import Processes
 from cgc.errors import InputError, RunError
 
 BEST = "model_best.pth.tar"
+NOTHING = (-1, 0)  # before the first place in a run
 _ABANDONED = 600.0  # seconds
 _NAME = re.compile(r"checkpoint_(\d{3,})(?:_step(\d+))?\.pth\.tar")
+
+
+def place_in_run(value: object) -> tuple[int, int]:
+    """Whole epochs and steps of the next one, as a checkpoint holds them; :data:`NOTHING` if these are no such ones."""
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(type(number) is int for number in value):
+        return value[0], value[1]
+    return NOTHING
 
 
 def checkpoints_in(folder: Path) -> dict[tuple[int, int], Path]:
@@ -36,13 +44,14 @@ class CheckpointFolder:
 
     Files are written beside their place and renamed into it. Of the checkpoints that this process wrote, or took over
     with :meth:`take_over`, the last ``keep`` whole epochs stay (0: all of them), and one inside the present epoch.
-    ``latest`` is the last one written.
+    ``latest`` is the last one written; those up to the place ``spared`` are not this run's to clear away.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
         self.latest: Path | None = None
+        self.spared = NOTHING
         self._written: list[Path] = []
         self._inside: list[Path] = []
 
@@ -65,20 +74,22 @@ class CheckpointFolder:
                 "or choose another --save_dir"
             )
 
-    def take_over(self, epoch: int, step: int, *, clear: bool) -> list[Path]:
+    def take_over(self, epoch: int, step: int, spared: tuple[int, int]) -> list[Path]:
         """Go on in a folder after ``epoch`` whole epochs and ``step`` steps; what was set aside.
 
         Later checkpoints are of a future that this run leaves: they get the suffix `.superseded`, so that nobody takes
-        them for this run's. With ``clear`` the earlier ones are cleared away in their turn, as if this process had
+        them for this run's. The earlier ones after ``spared`` are cleared away in their turn, as if this process had
         written them.
         """
         aside = []
+        self.spared = spared
         for place, path in checkpoints_in(self.folder).items():
             if place > (epoch, step):
                 aside.append(path.replace(path.with_name(f"{path.name}.superseded")))
-            elif clear:
+            elif place > spared:
                 (self._inside if place[1] else self._written).append(path)
-        if clear and (present := checkpoints_in(self.folder).get((epoch, step))) is not None:
+        present = checkpoints_in(self.folder).get((epoch, step))
+        if present is not None and (epoch, step) > spared:
             # Killed before it could do this itself, the run may have no step left after which it would.
             self._clear_away(present, whole_epoch=step == 0)
         for beside in self.folder.glob(

@@ -82,8 +82,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise
     except Exception as error:  # a damaged file takes torch to nearly any exception
         raise InputError(f"{path} is not a checkpoint, or a damaged one") from error
-    if _endless(content):
-        raise InputError(f"{path} is not a checkpoint: it holds lists in lists without end")
+    if (why := _disguised(content)) is not None:
+        raise InputError(f"{path} is not a checkpoint: it holds {why}")
     content = content if isinstance(content, Mapping) else {}
     container = next((key for key in _CONTAINERS if _tensors(content.get(key))), None)
     tensors = _tensors(content if container is None else content[container])
@@ -194,19 +194,33 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     return {str(k): w for k, w in content.items() if isinstance(w, Tensor)}
 
 
-def _endless(content: Any) -> bool:
-    """Whether it is nested deeper than any checkpoint, or longer when written out: a list may stand in others often."""
+def _disguised(content: Any) -> str | None:
+    """What would mislead whoever looks at the content.
+
+    That is lists nested deeper than in any checkpoint, or longer when written out, as a list may stand in others often;
+    and values under the names of an object's own methods, which a pickle can give it.
+    """
     waiting, seen = [(content, 0)], 0
     while waiting:
         each, depth = waiting.pop()
         seen += 1
         if depth > _DEEPEST or seen > _LONGEST:
-            return True
-        inner = vars(each) if isinstance(each, argparse.Namespace) else each
+            return "lists in lists without end"
+        own = vars(each) if hasattr(each, "__dict__") else {}
+        if any(isinstance(name, str) and hasattr(type(each), name) for name in own):
+            return "an object with other methods than its own"
+        inner = own if isinstance(each, argparse.Namespace) else each
         inner = inner.values() if isinstance(inner, Mapping) else inner
         if isinstance(inner, (list, tuple, set, frozenset, ValuesView)):
             waiting += [(one, depth + 1) for one in inner]
-    return False
+    return None
+
+
+def _dtype(name: str, *others: Any) -> np.dtype[Any]:
+    """``numpy.dtype``, but for what is no name: refusing that, NumPy would write it out, however long it is."""
+    if not isinstance(name, str):
+        raise TypeError("no name of a dtype")
+    return np.dtype(name)
 
 
 def _odd(weight: Tensor) -> str | None:
@@ -226,6 +240,6 @@ def _odd(weight: Tensor) -> str | None:
 def _plain_types() -> list[Any]:
     """Types beside tensors that older files hold: NumPy scalars (``best_acc1``) and the parsed options."""
     scalar = np.float64(0).__reduce__()[0]
-    kinds = [np.dtype, *{type(np.dtype(t)) for t in ("f2", "f4", "f8", "i4", "i8", "u1", "?")}]
+    kinds = [*{type(np.dtype(t)) for t in ("f2", "f4", "f8", "i4", "i8", "u1", "?")}]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before and since NumPy 2
-    return [argparse.Namespace, *((scalar, name) for name in names), *kinds]
+    return [argparse.Namespace, (_dtype, "numpy.dtype"), *((scalar, name) for name in names), *kinds]

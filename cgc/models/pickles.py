@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import pickletools
-import zipfile
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import torch
+
 _LONGEST_NAME = 500  # letters of a type
+_ZIP = b"PK\x03\x04"
 _IN_OLD_FORMAT = 5  # pickles, one after the other, and then the numbers
 
 _Kind = Literal["mark", "type", "other"]
@@ -25,14 +27,12 @@ def why_refused(path: Path) -> str | None:
 
     Raises OSError, and nearly any other exception for a file that holds no pickles.
     """
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:  # as torch tells them apart: a zip file may stand behind an old one
+            file.seek(0)
             return next(filter(None, (_unfit(file) for _ in range(_IN_OLD_FORMAT))), None)
-    with zipfile.ZipFile(path) as archive:
-        records = [record for record in archive.infolist() if record.filename.endswith(".pkl")]
-        for record in records:
-            del record.CRC  # was compared before; files may be written without, and have 0 here
-        return next(filter(None, (_unfit(io.BytesIO(archive.read(record))) for record in records)), None)
+    # By torch's own reader: of two tables of contents, or names in capitals, Python's may read another record.
+    return _unfit(io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")))
 
 
 def _unfit(pickle: IO[bytes]) -> str | None:

@@ -122,6 +122,16 @@ def test_a_dry_run_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
         assert line.endswith("--amp bf16")
 
 
+@pytest.mark.parametrize("word", [["--resume", "x.pth"], ["--resume=x.pth"]])
+def test_what_trainings_go_on_from_is_not_for_the_user_to_say(
+    word: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        reproduce.main(["run", "cgc-imagenet", "--out", str(tmp_path), "--scale", "tiny", "--", *word])
+    assert end.value.code == 2
+    assert "--resume after --" in capsys.readouterr().err
+
+
 def in_process(job: Job, log: Path) -> int:
     """Every program as a function, for tests that have no time to start processes."""
     script, *rest = job.words
@@ -173,7 +183,7 @@ def test_a_table_stopped_in_the_middle_goes_on(
     assert reproduce.main(["run", "cgc-imagenet", "--out", str(parts), *small]) == 0
     said = capsys.readouterr().out
     assert "[1/4] train imagenet-resnet50-baseline, seed 0: done already" in said
-    assert "goes on from checkpoint_001_step000001.pth.tar" in said
+    assert "[3/4] train imagenet-resnet50-cgc, seed 0: goes on, " in said
     alone = [word for word in small if word != "baseline"]
     assert reproduce.main(["run", "cgc-imagenet", "--out", str(whole), *alone]) == 0
     assert table_of(parts, "cgc-imagenet")[2:] == table_of(whole, "cgc-imagenet")

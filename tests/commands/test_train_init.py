@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cgc.commands.train import main
 from cgc.models.backbones import TinyResNet
 from tests.commands.runs import (
     checkpoint,
@@ -114,23 +115,60 @@ def test_as_many_other_classes_are_not_these(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (
-            ["--resume", "a.pth", "--init", "b.pth"],
-            "--resume a.pth goes on with a run, --init b.pth begins one",
-        ),
-        (["--pretrained", "--init", "b.pth"], "--init b.pth and --pretrained"),
-    ],
-)
-def test_one_thing_to_begin_with(
-    words: list[str], said: str, training_data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_thing_to_begin_with(training_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        train(training_data, *words)
+        train(training_data, "--pretrained", "--init", "b.pth")
     assert end.value.code == 2
-    assert said in capsys.readouterr().err
+    assert "--init b.pth and --pretrained" in capsys.readouterr().err
+
+
+def test_a_named_checkpoint_goes_before_what_the_run_began_with(
+    training_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the messages say: the same command with --resume. What the run began with stays on record."""
+    file, run = saved(tmp_path / "a.pth"), tmp_path / "run"
+    assert train(training_data, "--init", file, "--epochs", "1", save_dir=run) == 0
+    first = run / "checkpoint_001.pth.tar"
+    assert train(training_data, "--init", file, "--resume", first, save_dir=run) == 0
+    assert train(training_data, "--resume", run / LAST, "--epochs", "3", save_dir=run) == 0
+    assert [row["epoch"] for row in rows(run)] == ["1", "2", "3"]
+    assert "continuing with init" not in capsys.readouterr().err
+    assert json.loads((run / "args.json").read_text())["init"] == str(file)
+
+
+def test_weights_named_by_resume_as_published_are_on_record(training_data: Path, tmp_path: Path) -> None:
+    words = ["--unlabeled", training_data / "val", "--lr_last_layer", "0.1"]
+    file, run = saved(tmp_path / "trunk.pth", head=False), tmp_path / "run"
+    for epochs, resume in (("1", file), ("2", run / "checkpoint_001.pth.tar")):
+        options = [*words, "--epochs", epochs, "--resume", resume]
+        assert train(training_data, *options, save_dir=run, preset="semi-cgc") == 0
+        assert json.loads((run / "args.json").read_text())["init"] == str(file)
+
+
+def test_auto_looks_where_a_run_of_the_file_is_kept(
+    training_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without -a and --save_dir the folder is called after the file's network."""
+    file = saved(tmp_path / "a.pth")
+    monkeypatch.chdir(tmp_path)
+    words = [
+        str(training_data),
+        "--init",
+        str(file),
+        "--resume",
+        "auto",
+        "--image-size",
+        "32",
+        "-j",
+        "0",
+        "-b",
+        "5",
+    ]
+    for epochs in ("1", "2"):
+        assert main([*words, "--device", "cpu", "--epochs", epochs]) == 0
+    run = Path("runs") / "cgc-resnet_tiny-seed0"
+    assert f"resuming {run / 'checkpoint_001.pth.tar'}" in capsys.readouterr().err
+    assert [row["epoch"] for row in rows(run)] == ["1", "2"]
 
 
 def test_a_file_that_is_not_there(

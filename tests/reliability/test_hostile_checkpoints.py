@@ -119,6 +119,46 @@ def test_what_takes_torch_without_end_to_refuse_is_refused_at_once(
     assert said in refusal(tmp_path, lambda: read_checkpoint(path))
 
 
+def _behind_an_old_one(path: Path, pickled: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("b/data.pkl", b"\x80\x02}.")
+    path.write_bytes(b"\x80\x02" + pickled + path.read_bytes())
+
+
+def _in_capitals(path: Path, pickled: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/DATA.PKL", b"\x80\x02" + pickled)
+        archive.writestr("archive/version", b"3\n")
+
+
+def _beside_another(path: Path, pickled: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + pickled)
+        archive.writestr("a/version", b"3\n")
+        archive.writestr("a/b/data.pkl", b"\x80\x02}.")
+
+
+@pytest.mark.parametrize("write", [_behind_an_old_one, _in_capitals, _beside_another])
+def test_what_is_looked_at_is_what_torch_reads(tmp_path: Path, write: Callable[[Path, bytes], None]) -> None:
+    write(tmp_path / "a.pth", _text(b"x" * 100_000) + b")R.")
+    said = refusal(tmp_path, lambda: read_checkpoint(tmp_path / "a.pth"))
+    assert "calls something that is no type" in said or "or a damaged one" in said
+
+
+def test_a_type_of_numbers_that_is_no_name_is_refused_at_once(tmp_path: Path) -> None:
+    """NumPy would write it out."""
+    pickled = b"cnumpy\ndtype\n" + _LAUGH + b"h\x1e\x85R."
+    path = _written(tmp_path / "a.pth", pickled, old=False)
+    assert "is not a checkpoint" in refusal(tmp_path, lambda: read_checkpoint(path))
+
+
+@pytest.mark.parametrize("name", ["get", "items", "values"])
+def test_a_dict_whose_methods_are_values_is_refused(tmp_path: Path, name: str) -> None:
+    text = _text(name.encode())
+    path = _written(tmp_path / "a.pth", b"ccollections\nOrderedDict\n)R}" + text + b"K\x01sb.", old=False)
+    assert "other methods than its own" in refusal(tmp_path, lambda: read_checkpoint(path))
+
+
 def test_names_that_are_no_text_are_not_repeated(tmp_path: Path) -> None:
     """A terminal would do what they say."""
     path, weights = tmp_path / "a.pth", {"a.weight": torch.ones(2, 2)}

@@ -141,6 +141,15 @@ def test_files_without_checksums_are_read(data: Path, finished: Path, tmp_path: 
         assert train(data, "-e", "--resume", tmp_path / name) == 0
 
 
+def test_what_another_keep_kept_is_not_cleared_away(data: Path, tmp_path: Path) -> None:
+    """Not at once, nor by those who go on later; what came since is."""
+    run = tmp_path / "run"
+    assert train(data, "--keep", "0", save_dir=run) == 0
+    for epochs in ("3", "3", "4", "5"):
+        assert train(data, "--keep", "1", "--epochs", epochs, "--resume", "auto", save_dir=run) == 0
+    assert [place for place, _ in checkpoints_in(run)] == [1, 2, 5]
+
+
 def test_a_run_killed_between_its_last_checkpoint_and_clearing_away(data: Path, tmp_path: Path) -> None:
     """It has no step left, and so writes no checkpoint after which it would clear away."""
     run = tmp_path / "run"
