@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cgc.data import voc_devkit
 from cgc.data.boxes import open_boxes
+from cgc.data.voc import read_voc
 from cgc.data.voc_devkit import VOC_CLASSES
 from cgc.errors import InputError
 from tests.data.boxed_fixture import make_image, voc, voc_object
@@ -57,7 +59,7 @@ def test_voc_devkit(tmp_path, place):
     assert len(open_boxes(tmp_path / place, dataset="voc2007").images) == 3
 
 
-def test_voc_years_and_splits(tmp_path):
+def test_voc_years_and_splits(tmp_path, monkeypatch):
     voc_year(tmp_path / "VOC2007", "test")
     voc_year(tmp_path / "VOC2012", "val")
     with pytest.raises(InputError, match=r"holds VOC2007, VOC2012; choose the year"):
@@ -77,6 +79,10 @@ def test_voc_years_and_splits(tmp_path):
     found = open_boxes(tmp_path, year=2007)
     assert [image.path.stem for image in found.images] == ["000001", "000001", "000002"]
     assert found.skipped == {"image listed twice": [str(found.images[0].path)]}
+    parsed = []
+    monkeypatch.setattr(voc_devkit, "read_voc", lambda xml: parsed.append(xml.stem) or read_voc(xml))
+    open_boxes(tmp_path, year=2007)
+    assert parsed == ["000001", "000002"], "a list may name an image thousands of times"
     listing.write_text("000001\n../000002\n")
     with pytest.raises(InputError, match=r"test\.txt: line 2: '\.\./000002' is no image's name"):
         open_boxes(tmp_path, year=2007)
