@@ -26,7 +26,9 @@ OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "TorchRay" / "README.md", ROOT / "RIS
 # Words of the documents that stand for other words than a path.
 MEANING = {"METHOD": ["--method", "cgc"], "SCRIPT": ["train_eval_cgc.py"], "SEED": ["0"]}
 _MODULES = ("cgc", "pytest", "pip", "venv")
-_HARNESSES = tuple(f"tests.reliability.{name}" for name in ("kills", "damaged", "leaks", "fuzz"))
+_HARNESSES = tuple(
+    f"tests.reliability.{name}" for name in ("kills", "damaged", "leaks", "fuzz", "fuzz_guided")
+)
 
 
 class _Reached(BaseException):

@@ -98,10 +98,11 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
 
 
 def training_differences(one: Path, other: Path) -> list[str]:
-    """Where two checkpoints differ, leaving out seconds and the command line."""
+    """Where two checkpoints differ, leaving out seconds, the command line, and what --keep of another one spared."""
     contents = [checkpoint(path) for path in (one, other)]
     for content in contents:
         content.pop("options")
+        content.pop("spared")
         content["progress"].pop("seconds")
     return differences(*contents)
 
