@@ -304,5 +304,6 @@ def test_as_processes_stopped_by_a_signal(tmp_path: Path) -> None:
     assert not json.loads((run / "result.json").read_text())["completed"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "goes on from checkpoint_" in done.stdout
+    assert "seed 0: goes on, " in done.stdout
+    assert "resuming " in (run / "train.log").read_text()
     assert json.loads((run / "result.json").read_text())["completed"]
