@@ -45,7 +45,10 @@ def test_a_run_begins_with_the_weights_of_a_file(training_data: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("preset", "words"),
-    [("cgc", ["--new-head"]), ("semi-cgc", ["--unlabeled", "UNLABELLED", "--lr_last_layer", "0.1"])],
+    [
+        pytest.param("cgc", ["--new-head"], marks=pytest.mark.slow),
+        ("semi-cgc", ["--unlabeled", "UNLABELLED", "--lr_last_layer", "0.1"]),
+    ],
 )
 def test_a_run_that_began_with_a_file_is_stopped_and_goes_on(
     training_data: Path,
