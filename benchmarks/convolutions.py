@@ -30,7 +30,7 @@ class Convolutions:
 
     def _keep(self, part: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
         assert isinstance(part, nn.Conv2d)
-        # Empty cells are zeros here, and gradients have no such ones: of no matter for dense kernels.
+        # Any gradient will do: how long a dense kernel takes does not depend on the numbers.
         self.cases.append((part, given[0].detach().clone(), torch.randn_like(result)))
 
     def __call__(self) -> None:

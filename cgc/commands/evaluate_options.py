@@ -120,9 +120,8 @@ def parse(argv: Sequence[str] | None, preset: Preset) -> Options:
     if len(inputs) == 2 and resume is not None:
         parser.error(f"two checkpoints: {inputs[0]} and --resume {resume}")
     checkpoint = inputs[0] if len(inputs) == 2 else resume
-    if checkpoint is not None and os.path.isdir(
-        checkpoint
-    ):  # of a run; Path.is_dir fails on a name that is too long
+    # A folder is a run's. Path.is_dir would fail on a name that is too long.
+    if checkpoint is not None and os.path.isdir(checkpoint):
         try:
             checkpoint = find_checkpoint(checkpoint)
         except InputError as error:
