@@ -16,6 +16,7 @@ import torch
 
 import cgc
 from cgc.data.workers import end_workers
+from cgc.engine.runtime import keep_freed_memory
 from cgc.errors import InputError, RunError
 
 # What gloo says of a process that has ended.
@@ -106,6 +107,7 @@ def run_command(run: Callable[[], int]) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    keep_freed_memory()
     rank = os.environ.get("RANK", "0")
     who = "" if rank == "0" else f"[process {rank}] "
     try:

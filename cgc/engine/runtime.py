@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ Precision = Literal["off", "bf16", "fp16"]
 # Slurm sends the last one where it is asked for a warning. Windows has no SIGUSR1.
 STOP_SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n))
 _SAME_REQUEST = 1.0  # seconds
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of mallopt's parameters in <malloc.h>
 
 
 def pick_device(name: str | None, gpu: int | None = None) -> torch.device:
@@ -41,6 +43,20 @@ def pick_device(name: str | None, gpu: int | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
     return device
+
+
+def keep_freed_memory() -> bool:
+    """Ask the C library (glibc) to keep freed memory for the next large tensors; whether it will.
+
+    By default each large tensor is fresh pages from Linux, handed back when it is freed, and a training step on the CPU
+    spends a tenth of its time on page faults (docs/performance.md). What is kept is at most the peak, and fragments.
+    A MALLOC_ or GLIBC_TUNABLES variable in the environment is somebody's own choice, and stays.
+    """
+    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if chosen or sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    return mallopt is not None and bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
 
 
 class InPrecision(nn.Module):

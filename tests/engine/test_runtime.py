@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -10,7 +14,14 @@ import torch
 from torch import nn
 
 from cgc.engine import runtime
-from cgc.engine.runtime import STOP_SIGNALS, StopRequest, autocast, in_parallel, pick_device
+from cgc.engine.runtime import (
+    STOP_SIGNALS,
+    StopRequest,
+    autocast,
+    in_parallel,
+    keep_freed_memory,
+    pick_device,
+)
 from cgc.errors import InputError
 
 CPU = torch.device("cpu")
@@ -54,6 +65,47 @@ def test_autocast_on_the_cpu() -> None:
         assert (a @ a).dtype == torch.bfloat16
     with pytest.raises(InputError, match=r"fp16.*bf16"):
         autocast(CPU, "fp16")
+
+
+FAULTS = """
+import resource
+from cgc.engine.runtime import keep_freed_memory
+kept = keep_freed_memory()
+for turn in range(12):
+    if turn == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"1" * 2**26
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is asked for is glibc's")
+def test_freed_memory_is_used_again() -> None:
+    def run(**environment: str) -> tuple[str, int]:
+        env = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))
+        }
+        said = subprocess.run(
+            [sys.executable, "-c", FAULTS],
+            env={**env, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        kept, faults = said.stdout.split()
+        return kept, int(faults)
+
+    kept, faults = run()
+    assert kept == "True"
+    assert faults < 100  # ten times 64 MiB are 163,840 pages
+    assert run(MALLOC_ARENA_MAX="4")[0] == "False"  # somebody's own choice
+    assert run(GLIBC_TUNABLES="glibc.malloc.arena_max=4")[0] == "False"
+
+
+@pytest.mark.parametrize("platform_name", ["darwin", "win32"])
+def test_other_systems_keep_their_ways(platform_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", platform_name)
+    assert not keep_freed_memory()
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
