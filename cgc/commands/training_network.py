@@ -12,6 +12,7 @@ from cgc.gradcam import GradCAMModel
 from cgc.models.backbones import build_backbone, check_image_size, pretrained_classes
 from cgc.models.checkpoint_layouts import Checkpoint, load_weights, match, read_checkpoint
 from cgc.models.loading import architecture
+from cgc.models.weight_gradients import use_matrix_products
 
 DEFAULT_ARCH = "resnet50"
 
@@ -69,6 +70,8 @@ class TrainedNetwork:
             raise InputError(f"{self.arch}: {error}") from error
         if options.compile:
             model.compile_trunk()
+        elif self.device.type == "cpu":
+            use_matrix_products(model)
         return model
 
     def _check_classes(self, checkpoint: Checkpoint, classes: Sequence[str]) -> None:
