@@ -1,4 +1,4 @@
-"""The convolutions of a step and nothing else: what no layout, fused kernel or optimizer takes away from it."""
+"""The convolutions of a step and nothing else: what no fused kernel or optimizer takes away from it."""
 
 from __future__ import annotations
 

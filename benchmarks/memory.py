@@ -20,7 +20,7 @@ from pathlib import Path
 
 import common
 import torch
-from step import GPU_SETTINGS, MEMORY_BOUND, QUICK, Form, Problem, Setting
+from forms import GPU_SETTINGS, MEMORY_BOUND, QUICK, Form, Problem, Setting
 
 CPU_SETTINGS = (Setting("resnet18", 224, 16, MEMORY_BOUND), Setting("resnet50", 224, 8, MEMORY_BOUND))
 KINDS = ("cross-entropy", "CGC", "direct")

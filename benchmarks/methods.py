@@ -30,6 +30,7 @@ from cgc.methods import (
     SGCMethod,
 )
 from cgc.models.backbones import build_backbone
+from cgc.models.weight_gradients import use_matrix_products
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def steps(setting: Setting, device: str) -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
     model = GradCAMModel(build_backbone(setting.arch, 100)).to(device).train()
     model = model.to(memory_format=torch.channels_last)
+    if device == "cpu":
+        use_matrix_products(model)  # as training does
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
     batch = random_batch(setting, device)
     generator = torch.Generator().manual_seed(0)

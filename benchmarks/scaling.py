@@ -27,10 +27,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cgc.engine.processes import Processes
+from cgc.engine.runtime import keep_freed_memory
 from cgc.engine.together import distributed
 from cgc.gradcam import GradCAMModel
 from cgc.methods.cgc import CGCMethod
 from cgc.models.backbones import build_backbone
+from cgc.models.weight_gradients import use_matrix_products
 from cgc.spatial import SpatialTransform
 
 CLASSES = 100
@@ -54,6 +56,7 @@ QUICK = Setting("resnet_tiny", 32, 4, 2)
 def one_process(rank: int, size: int, setting: Setting, folder: str) -> None:
     """Take steps among ``size`` processes; the first one leaves the times in ``folder``."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     # A fresh file for every group: no port that another program might have taken.
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
     try:
@@ -68,6 +71,7 @@ def measure(processes: Processes, setting: Setting) -> dict[str, Any]:
     """Seconds per step for each kind of negatives (in turns), of the all-reduce alone, and bytes that it reduces."""
     torch.manual_seed(0)
     model = GradCAMModel(build_backbone(setting.arch, CLASSES)).train().to(memory_format=torch.channels_last)
+    use_matrix_products(model)  # as training on the CPU does
     method = CGCMethod(model)
     method.across = processes if processes.size > 1 else None
     warnings.filterwarnings("ignore", message=".*broadcast_buffers")  # its successor is too new

@@ -37,7 +37,9 @@ def slow(script: str, promised: tuple[str, ...]) -> Any:
                 "95 % interval",
                 "view-images/s",
                 "the direct path, as published",
+                "+ freed memory kept",
                 "+ channels last",
+                "+ weight gradients as products",
                 "+ fused optimizer",
                 "all over the algebra, in plain NCHW:",
                 "goal: at least 1.2",
@@ -87,15 +89,16 @@ def test_quick_run(script: str, promised: tuple[str, ...], tmp_path: Path) -> No
 def test_the_two_ways_of_a_step_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the ladder compares is one and the same computation."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    step = importlib.import_module("step")
-    assert 0 < step.agreement("cpu") < 1e-4
+    forms = importlib.import_module("forms")
+    assert 0 < forms.agreement("cpu", algebra=False) < 1e-4
+    assert 0 < forms.agreement("cpu", channels_last=True, products=True) < 1e-4
 
 
 def test_make_bench_runs_every_benchmark() -> None:
     target = (ROOT / "Makefile").read_text().split("\nbench:")[1].split("\n\n")[0]
     listed = set(re.findall(r"benchmarks/(\w+\.py)", target))
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
-    assert listed == scripts - {"common.py", "convolutions.py", "published.py"}
+    assert listed == scripts - {"common.py", "convolutions.py", "elsewhere.py", "forms.py", "published.py"}
 
 
 @pytest.mark.slow
