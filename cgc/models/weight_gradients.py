@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_CHANNELS = 64  # with fewer on either side the products are too narrow to pay
+# Where the products were measured to pay: channels on both sides, and cells of the input, or that many channels.
+_CHANNELS, _CELLS, _MANY_CHANNELS = 64, 28 * 28, 192
 _UNROLLED = 2**20  # numbers unrolled at a time: 4 MB stay in the cache for the product
 
 Pair = tuple[int, int]
@@ -31,8 +32,9 @@ def use_matrix_products(network: nn.Module) -> int:
 
     Parameters, their names and the forward pass are untouched; gradients agree up to rounding. It concerns dense
     convolutions of at least 64 channels on both sides, and of them the passes over float32 images in channels-last on
-    the CPU outside autocast and torch.compile; all others stay as they are. Returns how many layers were changed:
-    none where the processor has AVX-512, for which oneDNN has better kernels, or is none of x86-64.
+    the CPU, 28×28 at least unless there are 192 channels, outside autocast and torch.compile; all others stay as they
+    are. Returns how many layers were changed: none where the processor has AVX-512, for which oneDNN has better
+    kernels, or is none of x86-64.
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX2":
         return 0
@@ -56,8 +58,10 @@ class Conv2d(nn.Conv2d):
         return _Convolution.apply(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
     def _is_suitable(self, input: Tensor) -> bool:
+        large = input.shape[2:].numel() >= _CELLS
         return (
-            torch.is_grad_enabled()
+            (large or min(self.in_channels, self.out_channels) >= _MANY_CHANNELS)
+            and torch.is_grad_enabled()
             and self.weight.requires_grad
             and input.device.type == "cpu"
             and input.dtype == self.weight.dtype == torch.float32

@@ -26,8 +26,8 @@ def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
 
 
-def images(n: int = 2, channels: int = 64, **kinds: Any) -> Tensor:
-    x = torch.randn(n, channels, 9, 7, generator=torch.Generator().manual_seed(1), **kinds)
+def images(n: int = 2, channels: int = 64, size: tuple[int, int] = (29, 28), **kinds: Any) -> Tensor:
+    x = torch.randn(n, channels, *size, generator=torch.Generator().manual_seed(1), **kinds)
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -144,6 +144,10 @@ def test_passes_that_are_left_alone() -> None:
     part = layer()
     use_matrix_products(part)
     assert by_products(part, images())
+    assert not by_products(part, images(size=(27, 28)))
+    many = layer(192, 192, 3)
+    use_matrix_products(many)
+    assert by_products(many, images(channels=192, size=(4, 4)))
     assert not by_products(part, images().contiguous())  # NCHW
     with torch.autocast("cpu", torch.bfloat16):
         assert part(images()).dtype == torch.bfloat16
@@ -162,7 +166,8 @@ def test_no_images_give_no_gradient() -> None:
     assert not part.weight.grad.any()
 
 
-def test_a_whole_step_has_the_same_gradients_and_names() -> None:
+def test_a_whole_step_has_the_same_gradients_and_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_gradients, "_CELLS", 1)
     torch.manual_seed(0)
     plain = (
         GradCAMModel(build_backbone("resnet_tiny", 5)).to(memory_format=torch.channels_last).double().float()
