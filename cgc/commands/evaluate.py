@@ -19,6 +19,7 @@ from cgc.commands.options import run_command
 from cgc.data.boxes import BoxedImage, BoxedImages, open_boxes
 from cgc.data.labelled import has_class_folders, open_labelled
 from cgc.data.presets import resize_size
+from cgc.data.shards.folders import refuse_shards
 from cgc.engine.processes import Processes, joined_processes, own_device
 from cgc.engine.runtime import pick_device
 from cgc.errors import InputError, RunError
@@ -70,6 +71,7 @@ def run(options: Options, preset: Preset) -> int:
         raise InputError(f"--amp {options.amp}: {options.explainer} computes in float32; leave it out")
     device = own_device(pick_device("cpu" if options.num_gpus == 0 else options.device))
     check_outputs(options)
+    refuse_shards(options.data)
     found = _subset(open_rows(options), options.images)
     options = replace(options, metrics=_metrics(options, found))
     with joined_processes(device) as processes:

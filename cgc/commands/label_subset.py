@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cgc.commands.options import Parser, percentage, run_command, seed
 from cgc.data.folders import ImageList, open_split
 from cgc.data.label_subset import draw_subset, read_list, refuse_existing, take, write_links, write_list
+from cgc.data.shards.folders import refuse_shards
 from cgc.errors import InputError
 
 _HELD_OUT = ("val", "test")
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     if options.skip_missing and options.list is None:
         raise InputError("--skip-missing is about the --list")
     refuse_existing(options.out)
+    refuse_shards(options.data)
     images = open_split(options.data, "train")
     if images.root.resolve() in options.out.resolve().parents:
         raise InputError(f"{options.out} lies in {images.root}, where it would count as training images")

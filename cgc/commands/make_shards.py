@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cgc.commands.options import Parser, non_negative_int, positive_float, positive_int, run_command, seed
 from cgc.data.folders import ImageList, open_split
 from cgc.data.shards.check import ShardCheck
+from cgc.data.shards.folders import UNLABELLED, refuse_shards
 from cgc.data.shards.index import INDEX, read_index, write_index
 from cgc.data.shards.scan import ScannedShard, joined, scan_shard, shard_paths
 from cgc.data.shards.writer import ShardWriter
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, metavar="DIR", help="the shards are DIR/SPLIT/SPLIT-000000.tar …")
     splits = "all: train and val (default: %(default)s); unlabeled: the images at any depth in DATA"
-    add("--split", choices=("all", "train", "val", "unlabeled"), default="all", help=splits)
+    add("--split", choices=("all", "train", "val", UNLABELLED), default="all", help=splits)
     how_large = parser.add_mutually_exclusive_group()
     how_large.add_argument(
         "--size", type=positive_float, default=256.0, metavar="MB", help="of a shard (256)"
@@ -97,6 +98,7 @@ def run(options: argparse.Namespace) -> int:
             return _verify(only, options, stop) if options.verify else _index(only, options, stop)
     if options.out is None:
         raise InputError("--out DIR is needed: where the shards go")
+    refuse_shards(options.data)
     with stop.listening():
         for writer in _writers(options):
             _make(writer, options, stop)
@@ -109,8 +111,8 @@ def run(options: argparse.Namespace) -> int:
 def _writers(options: argparse.Namespace) -> list[ShardWriter]:
     """One per split; all are opened before the first one is written."""
     images: dict[str, ImageList] = {}
-    if options.split == "unlabeled":
-        images["unlabeled"] = open_unlabelled(options.data)
+    if options.split == UNLABELLED:
+        images[UNLABELLED] = open_unlabelled(options.data)
     if options.split in ("all", "train"):
         images["train"] = open_split(options.data, "train")
     if options.split in ("all", "val"):

@@ -146,7 +146,7 @@ def _known_failure(error: Exception) -> str | None:
     if isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _CUT_OFF):
         return (
             f"another process of this run is gone, and its own message says why ({text[:150]}); to continue: the same "
-            "command with --resume and the newest checkpoint"
+            "command, in training with --resume auto"
         )
     if "DataLoader worker" in text:
         return f"a loader process died ({text}); it may have run out of memory or of /dev/shm: fewer -j"

@@ -34,6 +34,7 @@ from cgc.data.image_headers import NoSize, header_sizes
 from cgc.data.presets import normalise, resize_size
 from cgc.data.saliency_files import MadeBy, View
 from cgc.data.saliency_writer import MaskWriter
+from cgc.data.shards.folders import refuse_shards
 from cgc.data.unlabelled import open_unlabelled
 from cgc.data.views import query_view
 from cgc.data.workers import worker_options
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
     if resize < options.size:
         raise InputError(f"cannot crop {options.size} px from images resized to {resize} px")
     device = pick_device(options.device)
+    refuse_shards(options.data)
     if options.unlabelled and options.out is None:
         # Below DATA the masks would be taken for images.
         raise InputError("--unlabeled needs --out, a folder that is not below DATA")

@@ -33,6 +33,12 @@ def _run(options: TrainOptions) -> int:
         return run.validate_only() if options.evaluate else run.train()
 
 
+def _script() -> str:
+    """What torchrun is to be given to start this command."""
+    name = Path(sys.argv[0]).name
+    return name if name.endswith(".py") and name != "__main__.py" else f"-m cgc {' '.join(sys.argv[1:2])}"
+
+
 def refuse_old_launchers(options: TrainOptions) -> None:
     """The published options that started processes from within; torchrun does that now.
 
@@ -47,7 +53,7 @@ def refuse_old_launchers(options: TrainOptions) -> None:
         words += [f"--nnodes={options.world_size}", f"--node_rank={max(options.rank, 0)}"]
         words += ["--rdzv_backend=c10d", f"--rdzv_endpoint={host}"]
     raise InputError(
-        f"several processes are started by torchrun: {' '.join(words)} {Path(sys.argv[0]).name} …, without "
+        f"several processes are started by torchrun: {' '.join(words)} {_script()} …, without "
         "--multiprocessing-distributed, --world-size, --rank and --dist-url (plain python uses every visible GPU "
         "through DataParallel)"
     )

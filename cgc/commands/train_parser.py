@@ -57,7 +57,7 @@ def _add_training(group: argparse._ArgumentGroup, preset: Preset) -> None:
         "--lr-last-layer",
         type=positive_float,
         default=preset.lr_last_layer,
-        help="learning rate of the classifier (default: the others', here %(default)s)",
+        help=f"learning rate of the classifier (default: {preset.lr_last_layer or 'that of the others'})",
     )
     group.add_argument(
         "--decay_epochs",

@@ -107,15 +107,27 @@ def method_in_parallel(
     sharers = 1 if processes is None else processes.size
     wrapped = in_parallel(method, device, options.amp, gpus=options.num_gpus)
     replicas = len(wrapped.device_ids) if isinstance(wrapped, nn.DataParallel) else 1
-    own, parts = options.batch_size // sharers, replicas * options.accumulate
+    batch = options.batch_size if isinstance(loader, PairedLoader) else min(options.batch_size, images)
+    own, parts = batch // sharers, replicas * options.accumulate
+    if options.accumulate > own:
+        raise InputError(
+            f"--accumulate {options.accumulate}: a batch has {own} images"
+            + (" for each process" if sharers > 1 else "")
+        )
     if parts > 1 and isinstance(loader, PairedLoader):
         if replicas < parts != options.accumulate:
             raise InputError("--accumulate with unlabelled images takes one GPU, or a process per GPU")
         check_replicas(images // sharers, own, own, parts)
     negatives = method.negatives(-(-own // parts))
-    if negatives and options.weight:
-        say(f"each image is contrasted with {negatives} others")
+    if negatives is not None and options.weight:
+        say(_contrast(negatives))
     return wrapped if processes is None else distributed(wrapped, device)
+
+
+def _contrast(negatives: int) -> str:
+    if not negatives:
+        return "each image is contrasted with no other, so the consistency loss is 0: a larger -b, or fewer parts"
+    return f"each image is contrasted with {negatives} other{'s' * (negatives > 1)}"
 
 
 def validation_step(model: GradCAMModel, options: TrainOptions) -> nn.Module:

@@ -118,7 +118,7 @@ class Trainer:
             mininterval=bar_interval(),
             disable=not self.speaks,
         ) as bar:
-            for batch in self._batches():
+            for batch in self._batches(stop):
                 self._in_step = True
                 self._step(batch, totals)
                 progress.step += 1
@@ -135,9 +135,9 @@ class Trainer:
                     self._save_unfinished(totals)
         progress.seconds, _ = _until_now(progress.seconds, started)
 
-    def _batches(self) -> Iterator[Batch | PairedBatch]:
+    def _batches(self, stop: StopRequest) -> Iterator[Batch | PairedBatch]:
         loaded: Iterator[Any] = iter(self.loader)
-        for batch in ahead(loaded, self.device):
+        for batch in stop.while_awaited(ahead(loaded, self.device)):
             if batch.unreadable:
                 if self.options.strict:
                     raise InputError(f"unreadable image (--strict): {batch.unreadable[0]}")
@@ -278,7 +278,10 @@ class Trainer:
             else:
                 self.progress = Progress(int(extra["epoch"]), best_acc1=float(extra.get("best_acc1", -1)))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"the checkpoint's state of training cannot be taken up: {error!r}") from error
+            raise InputError(
+                f"the checkpoint's state of training cannot be taken up ({type(error).__name__}: {error}); "
+                "--init takes its weights alone"
+            ) from error
         if self.progress.step and (self.progress.batch_size, self.progress.seed) != self._order:
             raise InputError(
                 f"the checkpoint lies inside an epoch of batch size {self.progress.batch_size} and seed "

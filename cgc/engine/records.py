@@ -66,9 +66,9 @@ def epoch_line(row: Mapping[str, Any]) -> str:
 
 
 def name_unreadable(lines: Sequence[str], most: int = 20) -> None:
-    """Say at the end which images could not be read."""
+    """Say at the end what could not be read: a line for each image, or for a whole shard."""
     if lines:
-        print(f"{len(lines)} unreadable images were replaced by their neighbours:", file=sys.stderr)
+        print("unreadable, so that other images took their place:", file=sys.stderr)
         for line in lines[:most]:
             print(f"  {line}", file=sys.stderr)
         if len(lines) > most:

@@ -8,17 +8,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import FrameType
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from cgc.data.workers import end_workers
 from cgc.errors import InputError
 
 Precision = Literal["off", "bf16", "fp16"]
+Item = TypeVar("Item")
 # Slurm sends the last one where it is asked for a warning. Windows has no SIGUSR1.
 STOP_SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n))
 _SAME_REQUEST = 1.0  # seconds
@@ -129,6 +131,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._since = 0.0
+        self._awaited = False  # something that may never come; no step is in progress
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -145,6 +148,27 @@ class StopRequest:
             return
         self.signal, self._since = signal.Signals(number), time.monotonic()
         print(f"\n{self.signal.name}: finishing the step, then saving", file=sys.stderr, flush=True)
+        if self._awaited:
+            raise Stopped
+
+    def while_awaited(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; while one is awaited, which may stall, a request ends the waiting at once: Stopped is raised.
+
+        Several processes stop together instead (:class:`cgc.engine.together.StopTogether`), not in the middle of this.
+        """
+        taken = iter(items)
+        while True:
+            self._awaited = True
+            try:
+                item = next(taken)
+            except StopIteration:
+                return
+            except Stopped:
+                end_workers()  # one that waits for a server would be waited for
+                raise
+            finally:
+                self._awaited = False
+            yield item
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:

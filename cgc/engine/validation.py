@@ -79,7 +79,7 @@ def validate(
 def watched(loader: ViewLoader, strict: bool, stop: StopRequest | None) -> Iterator[Batch]:
     """The batches, until ``stop`` is set (Stopped) or, under ``strict``, an image cannot be read (InputError)."""
     order, batch_size, *_ = plan_of(loader)
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(loader if stop is None else stop.while_awaited(loader)):
         # All processes have these batches; of the last one some may have no part.
         if isinstance(stop, StopTogether) and number % _AGREE == 0 and number < len(order) // batch_size:
             stop.agree()

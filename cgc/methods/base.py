@@ -59,9 +59,9 @@ class Method(nn.Module, ABC):
         ``generator`` is on the CPU and seeded by (seed of the run, epoch, step), alike on all processes.
         """
 
-    def negatives(self, rows: int) -> int:
-        """How many others each image is contrasted with where every process has ``rows`` images; 0: no contrast."""
-        return 0
+    def negatives(self, rows: int) -> int | None:
+        """How many others each image is contrasted with where every process has ``rows`` images; None: no contrast."""
+        return None
 
     def in_whole(self, n: int) -> tuple[int, slice]:
         """How many rows all processes have that have ``n`` each, and where this one's lie among them."""

@@ -103,9 +103,9 @@ class CGCMethod(AugmentedStep):
         assert batch.xe is not None
         return batch.xe, batch.query, batch.labels, self._draw(batch.query, generator)
 
-    def negatives(self, rows: int) -> int:
+    def negatives(self, rows: int) -> int | None:
         """None for the consistency without contrast."""
-        return 0 if self.consistency == "l2" else super().negatives(rows)
+        return None if self.consistency == "l2" else super().negatives(rows)
 
     def forward(
         self, xe_N3SS: Tensor, query_N3SS: Tensor, labels_N: Tensor, transform_N5: Tensor

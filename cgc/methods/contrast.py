@@ -31,7 +31,7 @@ class ContrastiveMethod(Method):
         self.temperature = temperature
         self.floor = floor
 
-    def negatives(self, rows: int) -> int:
+    def negatives(self, rows: int) -> int | None:
         """See :meth:`Method.negatives`; ``rows`` counts the images that are contrasted, labelled or not."""
         return self._contrasted(rows)[0] - 1
 

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from cgc.commands.make_shards import main as make_shards
-from tests.commands.runs import error_line, refused, result, rows, signal_after, train, training_differences
+from cgc.data.shards.cache import CacheOptions
+from cgc.data.shards.folders import ShardOptions, open_images, open_stream
+from cgc.data.shards.images import ShardList
+from tests.commands.runs import (
+    checkpoints,
+    error_line,
+    refused,
+    result,
+    rows,
+    signal_after,
+    train,
+    training_differences,
+)
 from tests.data.shards.fixture import serving
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("plain_panels")
 SMALL = ["--epochs", "2", "--shard-window", "2"]
 
@@ -80,6 +97,58 @@ def test_a_dead_server_does_not_end_the_run(
         strict = [*options, "--strict"]
         assert train(Path(server.url), *SMALL, *strict, save_dir=tmp_path / "strict") == 2
         assert "train-000001.tar" in error_line(capsys.readouterr().err)
+
+
+def test_a_stalled_server_does_not_keep_a_run_from_stopping(shards: Path, tmp_path: Path) -> None:
+    """Steps that were done are saved at once: a scheduler kills half a minute after it has asked."""
+    run = tmp_path / "run"
+    images = open_images(shards, "train", ShardOptions(window=1))
+    assert isinstance(images, ShardList)
+    last = images.order(seed=0).permutation()[-1]
+    with serving(shards) as server:
+        server.faults[images.files.shards[images.shard_of[last]].name] = ["stall"] * 9
+        command = [
+            sys.executable,
+            str(ROOT / "train_eval_cgc.py"),
+            server.url,
+            "-a",
+            "resnet_tiny",
+            "-b",
+            "3",
+        ]
+        options = ["--image-size", "32", "-j", "1", "-p", "1", "--device", "cpu", "--shard-window", "1"]
+        process = subprocess.Popen(
+            [*command, *options, "--shard-cache", str(tmp_path / "cache"), "--save_dir", str(run)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        said = ""
+        while "top-1" not in said:  # the report of the first step
+            said += process.stderr.read(1) or pytest.fail(said)
+        time.sleep(1)  # the next batch is awaited by now
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=20)[1]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "Traceback" not in said
+    (saved,) = checkpoints(run)
+    assert saved.startswith("checkpoint_000_step")
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_unlabelled_shards_are_found_where_they_were_written(
+    remote: bool, shards: Path, tmp_path: Path
+) -> None:
+    """`make-shards --split unlabeled --out DIR` and `--unlabeled DIR`."""
+    with serving(shards) as server:
+        place, cache = server.url if remote else shards, tmp_path / "cache"
+        images = [
+            open_stream(where, ShardOptions(cache=CacheOptions(cache)))
+            for where in (place, f"{place}/unlabeled")
+        ]
+    assert len(images[0]) == 18
+    assert list(images[0].paths) == list(images[1].paths)
 
 
 def test_grid_consistency_needs_the_shards_here(

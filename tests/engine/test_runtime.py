@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from cgc.engine import runtime
 from cgc.engine.runtime import (
     STOP_SIGNALS,
+    Stopped,
     StopRequest,
     autocast,
     in_parallel,
@@ -129,6 +131,34 @@ def test_the_first_signal_asks_and_a_later_ctrl_c_interrupts(
         assert capsys.readouterr().err == ""
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_request_ends_the_waiting_for_what_may_never_come() -> None:
+    stop = StopRequest()
+
+    def stalled() -> Iterator[int]:
+        yield 1
+        signal.raise_signal(signal.SIGTERM)
+        yield 2
+
+    with stop.listening():
+        items = stop.while_awaited(stalled())
+        assert next(items) == 1
+        with pytest.raises(Stopped):
+            next(items)
+    assert stop.signal is signal.SIGTERM
+
+
+def test_a_request_during_the_work_on_an_item_waits_for_it() -> None:
+    stop = StopRequest()
+    taken = []
+    with stop.listening():
+        for item in stop.while_awaited([1, 2]):
+            if item == 1:
+                signal.raise_signal(signal.SIGTERM)
+            taken.append(item)
+    assert taken == [1, 2]
+    assert stop
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -112,17 +112,17 @@ def test_distractors_are_a_process_s_own_images_and_draws() -> None:
     ("kind", "options", "gathered", "local"),
     [
         (CGCMethod, {}, 11, 3),
-        (CGCMethod, {"consistency": "l2"}, 0, 0),
+        (CGCMethod, {"consistency": "l2"}, None, None),
         (SGCMethod, {}, 11, 3),
         (SemiSupervisedCGC, {}, 11, 3),
         (SemiSupervisedSGC, {}, 11, 3),
-        (GridConsistencyMethod, {}, 0, 0),
-        (EnergyMethod, {}, 0, 0),
-        (BaselineMethod, {}, 0, 0),
+        (GridConsistencyMethod, {}, None, None),
+        (EnergyMethod, {}, None, None),
+        (BaselineMethod, {}, None, None),
     ],
 )
 def test_effective_negatives_are_counted(
-    kind: type[Method], options: dict[str, Any], gathered: int, local: int
+    kind: type[Method], options: dict[str, Any], gathered: int | None, local: int | None
 ) -> None:
     method = small(kind, Twins(1, 3), **options)
     assert method.negatives(4) == gathered

@@ -84,7 +84,8 @@ class CachedFiles:
         self.folder = options.folder / digest / (Path(parts.path).name or "shards")
 
     def path(self, name: str, size: int, sha256: str = "", *, note: bool = True) -> Path:
-        """The local copy of a file, fetched if it is not there. ``note``: tell the others if it cannot be had.
+        """The local copy of a file, fetched if it is not there. ``note``: try hard, and tell the others if it
+        cannot be had.
 
         Raises Unavailable, also for a file that another process failed to fetch a moment ago; InputError where the
         cache cannot be written.
@@ -141,9 +142,13 @@ class CachedFiles:
                 raise Unavailable(note.read_text(encoding="utf-8"))
             note.unlink(missing_ok=True)
 
+    def _note_failure(self, name: str, message: str) -> None:
+        with contextlib.suppress(OSError):
+            self._hidden(name, "failed").write_text(message, encoding="utf-8")
+
     def _fetch(self, name: str, target: Path, size: int | None, sha256: str, *, note: bool = True) -> None:
         options, partial = self.options, self._hidden(target.name, "part")
-        tries = 1 if self._silent else options.tries
+        tries = 1 if self._silent or not note else options.tries
         failures, most, reason, stalled = 0, 0, "", False
         while failures < tries:
             if failures:
@@ -159,9 +164,9 @@ class CachedFiles:
                 reason = f"the server says {error.code} {one_line(error.reason)}"
                 error.close()
                 if error.code in _FINAL:
-                    raise Unavailable(
-                        f"{self.url}/{name}: {reason}", missing=error.code in (404, 410)
-                    ) from error
+                    message = f"{self.url}/{name}: {reason}"
+                    self._note_failure(target.name, message)
+                    raise Unavailable(message, missing=error.code in (404, 410)) from error
             except Failed as error:
                 reason, stalled = str(error), isinstance(error, Stalled)
             reached = partial.stat().st_size if partial.exists() else 0
@@ -170,8 +175,7 @@ class CachedFiles:
         message = f"{self.url}/{name}: {reason} ({tries} tries)"
         if not note:
             raise Unavailable(message)
-        with contextlib.suppress(OSError):
-            self._hidden(target.name, "failed").write_text(message, encoding="utf-8")
+        self._note_failure(target.name, message)
         self._silent = self._silent + 1 if stalled else 0
         if self._silent == 2:
             print(f"{message}; the server is silent, still trying", file=sys.stderr, flush=True)

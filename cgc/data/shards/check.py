@@ -37,7 +37,7 @@ class ShardCheck:
         fields = ["offset", "size", "label"] + ["crc"] * index.checksums
         if names != found.names or (found.records[fields] != index.records[listed][fields]).any():
             return [f"{path}: other images than the index lists"]
-        return _damaged(path, found) if self.decode else []
+        return [*found.problems, *(_damaged(path, found) if self.decode else [])]
 
 
 def _damaged(path: Path, found: ScannedShard) -> list[str]:

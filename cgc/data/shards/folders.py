@@ -5,6 +5,7 @@ A folder holds shards if it has an `index.json`, or tar files and no folders; no
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,9 @@ from cgc.data.shards.scan import scan_folder, shard_paths
 from cgc.data.unlabelled import open_unlabelled
 from cgc.errors import InputError
 
+_SPLITS = ("train", "val", "test")
+UNLABELLED = "unlabeled"  # the folder of shards that make-shards --split unlabeled writes
+
 
 @dataclass(frozen=True)
 class ShardOptions:
@@ -45,6 +49,14 @@ def is_shards(place: str | Path) -> bool:
         return True
     # Tar files beside folders are what the folders were unpacked from.
     return bool(shard_paths(folder)) and not any(path.is_dir() for path in folder.iterdir())
+
+
+def refuse_shards(place: str | Path) -> None:
+    """For what reads image files alone. Raises InputError for a URL and for shards, also those of splits below."""
+    if as_url(place) or any(is_shards(each) for each in (place, *(Path(place) / name for name in _SPLITS))):
+        raise InputError(
+            f"{as_url(place) or place}: shards are read in training alone; this takes image folders"
+        )
 
 
 def open_images(
@@ -79,10 +91,20 @@ def open_held_out(place: str | Path, options: ShardOptions, classes: Sequence[st
 
 
 def open_stream(place: str | Path, options: ShardOptions, *, batch_size: int = 1) -> ImageList:
-    """:func:`cgc.data.unlabelled.open_unlabelled`, also of shards, whatever their classes. Raises InputError."""
-    if not is_shards(place):
-        return open_unlabelled(place, batch_size=batch_size)
-    images = open_shards(place, options, labelled=False)
+    """:func:`cgc.data.unlabelled.open_unlabelled`, also of shards, whatever their classes: those of `place`, or those
+    that `make-shards` wrote into its `unlabeled`.
+
+    Raises InputError.
+    """
+    url = as_url(place)
+    if url is not None:
+        images = _stream_behind(url, options)
+    else:
+        places = (Path(place), Path(place) / UNLABELLED)
+        there = next((each for each in places if each.is_dir() and is_shards(each)), None)
+        if there is None:
+            return open_unlabelled(place, batch_size=batch_size)
+        images = open_shards(there, options, labelled=False)
     if len(images) < batch_size:
         raise InputError(f"{place}: {len(images)} images, fewer than a batch of {batch_size}")
     return images
@@ -92,15 +114,28 @@ def _first_below(
     url: str, names: Sequence[str], options: ShardOptions, dataset: str | None, classes: Sequence[str] | None
 ) -> ShardList:
     for name in names:
-        place = url.removesuffix(f"/{INDEX}")
-        base, mark, query = place.partition("?")
+        place = _below(url, name)
         try:
-            images = open_shards(f"{base.rstrip('/')}/{name}{mark}{query}", options, classes=classes)
+            images = open_shards(place, options, classes=classes)
         except _NotThere:
             continue
-        check_dataset(images, f"{place}/{name}", dataset)
+        check_dataset(images, place.partition("?")[0], dataset)
         return images
     raise InputError(f"{url.partition('?')[0]}: no {' or '.join(f'{name}/{INDEX}' for name in names)} there")
+
+
+def _stream_behind(url: str, options: ShardOptions) -> ShardList:
+    try:
+        return open_shards(url, options, labelled=False)
+    except _NotThere as error:
+        with contextlib.suppress(_NotThere):
+            return open_shards(_below(url, UNLABELLED), options, labelled=False)
+        raise error from None
+
+
+def _below(url: str, name: str) -> str:
+    base, mark, query = url.partition("?")
+    return f"{base.removesuffix(f'/{INDEX}').rstrip('/')}/{name}{mark}{query}"
 
 
 class _NotThere(InputError):
@@ -185,8 +220,9 @@ def _behind_url(url: str, options: ShardOptions) -> tuple[ShardIndex, ShardFiles
     try:
         head = read_head(cache.read(INDEX), f"{said}/{INDEX}")
     except Unavailable as error:
-        kind = _NotThere if error.missing else InputError
-        raise kind(
+        if not error.missing:
+            raise InputError(str(error)) from error
+        raise _NotThere(
             f"{error}; shards without an index are indexed where they lie, by make-shards --index"
         ) from error
     sizes = sorted(shard.bytes for shard in head.shards)
@@ -197,8 +233,8 @@ def _behind_url(url: str, options: ShardOptions) -> tuple[ShardIndex, ShardFiles
     needed = together(options.window + 1)
     if needed > options.cache.bytes:
         raise InputError(
-            f"{said}: {needed / 1e9:.1f} GB of shards are needed at a time, the cache holds "
-            f"{options.cache.bytes / 1e9:.1f} GB; a larger cache, or a smaller window"
+            f"{said}: {needed / 1e9:.2g} GB of shards are needed at a time, the cache holds "
+            f"{options.cache.bytes / 1e9:.2g} GB; a larger cache, or a smaller window"
         )
     try:
         data = cache.path(RECORDS, head.records_bytes, head.sha256).read_bytes()

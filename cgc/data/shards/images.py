@@ -48,7 +48,7 @@ class ShardFiles:
     def fetch_ahead(self, shards: Sequence[int]) -> None:
         """Have these come into the cache in the background, in this order, and no others any more."""
         if self._fetcher is None:
-            # Nobody needs it yet: a failure is not worth a note that would keep the readers from trying.
+            # Nobody needs it yet: one try, whose failure is not worth a note that would keep the readers from theirs.
             self._fetcher = Ahead(partial(self._fetched, note=False))
         self._fetcher.want(shards[: self.ahead])
 

@@ -46,8 +46,8 @@ def plain_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
 class Server(ThreadingHTTPServer):
     """Serves a folder. ``faults`` maps a file's name to what goes wrong with its next requests.
 
-    "500": an error; "stall": half of the file, and then nothing until the server is closed; "cut": half of the file,
-    and the connection ends. ``asked`` counts requests, ``ranges`` lists the ranges that were asked for.
+    "500", "404": that answer; "stall": half of the file, and then nothing until the server is closed; "cut":
+    half of the file, and the connection ends. ``asked`` counts requests, ``ranges`` lists the ranges asked for.
     """
 
     daemon_threads = True
@@ -83,8 +83,8 @@ class _Handler(SimpleHTTPRequestHandler):
             return
         faults = server.faults.get(path.name, [])
         fault = faults.pop(0) if faults else ""
-        if fault == "500":
-            self.send_error(500)
+        if fault.isdigit():
+            self.send_error(int(fault))
             return
         data, wanted = path.read_bytes(), self.headers.get("Range", "")
         first = 0

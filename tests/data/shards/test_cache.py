@@ -191,12 +191,28 @@ def test_shards_that_cannot_be_had_ahead_are_reported_by_who_needs_them(
 
 
 def test_what_failed_ahead_is_tried_again_when_it_is_needed(server: Server, patient: ShardOptions) -> None:
+    """Ahead of the need once, so that a reader who waits meanwhile waits little longer than for tries of its own."""
     found = open_shards(f"{server.url}/train", patient)
     server.faults = {shard.name: ["500"] * patient.cache.tries for shard in found.files.shards}
     found.files.fetch_ahead([1])
     _wait_for_threads()
-    assert server.asked["train-000001.tar"] == patient.cache.tries
+    assert server.asked["train-000001.tar"] == 1 < patient.cache.tries
     assert found.read(4)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_the_server_does_not_have_is_asked_for_once(
+    server: Server, options: ShardOptions, ahead: bool
+) -> None:
+    found = open_shards(f"{server.url}/train", options)
+    server.faults["train-000001.tar"] = ["404"] * 9
+    if ahead:
+        found.files.fetch_ahead([1])
+        _wait_for_threads()
+    for index in (4, 5, 4):
+        with pytest.raises(UnreadableImage, match="404"):
+            found.read(index)
+    assert server.asked["train-000001.tar"] == 1
 
 
 def test_threads_of_a_process_fetch_one_after_the_other(
