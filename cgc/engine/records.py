@@ -66,9 +66,10 @@ def epoch_line(row: Mapping[str, Any]) -> str:
 
 
 def name_unreadable(lines: Sequence[str], most: int = 20) -> None:
-    """Say at the end what could not be read: a line for each image, or for a whole shard."""
+    """Say at the end which files could not be read: images, or whole shards."""
     if lines:
-        print("unreadable, so that other images took their place:", file=sys.stderr)
+        files = f"{len(lines)} unreadable file{'s' * (len(lines) > 1)}"
+        print(f"{files}; other images took the place of what they hold:", file=sys.stderr)
         for line in lines[:most]:
             print(f"  {line}", file=sys.stderr)
         if len(lines) > most:

@@ -224,6 +224,18 @@ def test_shards_of_others_are_indexed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "is there already" in error_line(capsys.readouterr().err)
 
 
+def test_a_shard_that_was_indexed_truncated_does_not_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = save_photograph(tmp_path / "a.png").read_bytes()
+    path = plain_tar(tmp_path / "s" / "train" / "0.tar", [(f"{n}.png", picture) for n in range(3)])
+    os.truncate(path, path.read_bytes().rindex(picture) + 7)
+    assert make("--index", tmp_path / "s") == 0
+    capsys.readouterr()
+    assert make("--verify", tmp_path / "s") == 1
+    assert "0.tar: it ends after" in capsys.readouterr().err
+
+
 def test_bad_input_is_refused_in_one_line(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

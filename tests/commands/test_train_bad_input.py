@@ -107,7 +107,7 @@ def test_unreadable_images_are_named_at_the_end(
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert said.count(str(bad)) == 1  # once, though read in both epochs
-    assert re.search(r"\b1 unreadable image", said)
+    assert re.search(r"\b1 unreadable file;", said)
     assert [str(bad) in line for line in result(run)["unreadable_images"]] == [True]
     assert rows(run)[-1]["unreadable"] == "1"
 

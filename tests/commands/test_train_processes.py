@@ -113,7 +113,7 @@ def test_local_negatives_are_another_run(place: Path, one: Path) -> None:
     """As in DataParallel, where each replica contrasts its own images alone."""
     done = run(place, 2, "--save_dir", "local", "--negatives", "local", "--epochs", "1")
     assert done.returncode == 0, done.stderr
-    assert "contrasted with 1 others" in done.stderr
+    assert "contrasted with 1 other\n" in done.stderr
     local, gathered = rows(place / "local")[0], rows(one)[0]
     assert float(local["train_consistency"]) < float(gathered["train_consistency"]) - 0.1
 
