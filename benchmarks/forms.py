@@ -31,9 +31,10 @@ class Setting:
     side: int
     batch: int
     bound: float
+    turns: int = 20
 
 
-SETTINGS = (Setting("resnet_tiny", 64, 256, 1.03), Setting("resnet18", 224, 16, 1.01))
+SETTINGS = (Setting("resnet_tiny", 64, 256, 1.03, turns=40), Setting("resnet18", 224, 16, 1.01))
 GPU_SETTINGS = (Setting("resnet50", 224, 256, 1.03),)
 QUICK = (Setting("resnet_tiny", 32, 4, 1.03),)
 

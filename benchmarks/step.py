@@ -216,7 +216,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.amp = options.amp or ("bf16" if on_gpu else "off")
     options.compile = on_gpu if options.compile is None else options.compile
     options.direct = on_gpu or options.quick if options.direct is None else options.direct
-    repeats = options.repeats or (2 if options.quick else 20)
     settings = QUICK if options.quick else GPU_SETTINGS if on_gpu else SETTINGS
     if options.arch:
         settings = (Setting(options.arch, options.image_size, options.batch_size, 1.03),)
@@ -233,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = 0
     for setting in settings:
         print(f"{setting.arch}, {setting.side} px, batch {setting.batch}, {CLASSES} classes")
+        repeats = options.repeats or (2 if options.quick else setting.turns)
         if options.only != "ladder":
             failed += report_ratio(setting, options, repeats)
         gc.collect()
